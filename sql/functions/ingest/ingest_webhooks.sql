@@ -1,0 +1,287 @@
+-- Takes in N verified webhooks and answers each, in one transaction: replay, dedup, quota, inbox, job, outbox.
+-- All arrays are of one length; one row comes back for each element, in order.
+--
+-- Outcomes: accepted; duplicate (the first ids, no job, no quota); replay (the first ids, nothing stored);
+-- over_quota (nothing stored, the dedup key stays free, retry_after_seconds until UTC midnight);
+-- unknown_tenant, suspended, unknown_source, event_id_required (nothing stored).
+--
+-- Locks, in this order: quota rows by tenant, replay rows by key, ledger rows by digest; then only inserts. A quota row
+-- held by somebody else ends in 55P03 after the role's lock_timeout, and the API retries tenant by tenant.
+-- The id of a delivery is made before it is known to be new: the ledger row that carries it names the fresh one.
+create function relayforge.ingest_webhooks(
+  p_tenant_ids uuid[],
+  p_sources text[],
+  p_provider_event_ids text[],
+  p_event_types text[],
+  p_bodies bytea[],
+  p_headers jsonb[],
+  p_signature_timestamps timestamptz[],
+  p_secret_ids uuid[],
+  p_correlation_ids text[],
+  p_trace_contexts jsonb[],
+  p_default_daily_quota bigint,
+  p_dedup_window interval,
+  p_hash_window interval,
+  p_now timestamptz default clock_timestamp()
+)
+returns table (outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
+language plpgsql security definer
+set search_path = store, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  v_day constant date := (p_now at time zone 'UTC')::date;
+  v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
+  v_id_floor constant uuid := relayforge.uuid7_floor(p_now - p_dedup_window);
+  v_hash_floor constant uuid := relayforge.uuid7_floor(p_now - p_hash_window);
+  -- One element per webhook, in arrival order.
+  v_ids uuid[];
+  v_hashes bytea[];
+  v_refusals text[];
+  v_dedup_keys text[];
+  v_digests bytea[];
+  v_by_hash boolean[];
+  v_replay_keys text[];
+  v_replay_policies text[];
+  v_job_kinds text[];
+  v_fanouts boolean[];
+  v_event_ids uuid[];
+  v_fresh boolean[];
+  v_stored_timestamps timestamptz[];
+  v_outcomes text[];
+  v_job_ids uuid[];
+  -- Sets.
+  v_tenants uuid[];
+  v_over_quota uuid[];
+begin
+  -- What each webhook is, by the present configuration (the API's copy may be a second old).
+  select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
+         array_agg(substring(sha256(uuid_send(q.tenant_id) || convert_to(q.source || ':' || q.dedup_key, 'UTF8')) for 16)),
+         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout),
+         array_agg(distinct q.tenant_id order by q.tenant_id) filter (where q.refusal is null)
+    into v_ids, v_hashes, v_refusals, v_dedup_keys,
+         v_digests,
+         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts,
+         v_tenants
+    from (
+      select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
+             relayforge.uuid7(p_now, i.ord::integer) as id,
+             sha256(i.body) as body_sha256,
+             i.provider_event_id is null as by_hash,
+             case
+               when r.refusal is not null or s.dedup = 'none' then null
+               when i.provider_event_id is not null then 'provider:' || i.provider_event_id
+               else 'hash:' || encode(sha256(i.body), 'hex')
+             end as dedup_key,
+             case when r.refusal is null and s.replay_policy <> 'absorb' then i.provider_event_id end as replay_key
+        from unnest(p_tenant_ids, p_sources, p_provider_event_ids, p_bodies)
+               with ordinality as i(tenant_id, source, provider_event_id, body, ord)
+        left join tenants t on t.id = i.tenant_id
+        left join sources s on s.name = i.source
+       cross join lateral (
+         select case
+                  when t.id is null then 'unknown_tenant'
+                  when t.status <> 'active' then 'suspended'
+                  when s.name is null then 'unknown_source'
+                  when s.dedup = 'event_id' and i.provider_event_id is null then 'event_id_required'
+                end as refusal
+       ) r
+       order by i.ord
+    ) q;
+
+  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order.
+  insert into tenant_daily_quota_usage (tenant_id, day, used)
+  select t.tenant_id, v_day, 0 from unnest(v_tenants) t(tenant_id)
+  on conflict do nothing;
+  perform 1
+     from tenant_daily_quota_usage u
+    where u.tenant_id = any (v_tenants) and u.day = v_day
+    order by u.tenant_id
+      for no key update;
+
+  -- Replay rows of events that are known already.
+  if array_length(array_remove(v_replay_keys, null), 1) > 0 then
+    perform 1
+       from unnest(p_tenant_ids, p_sources, v_replay_keys) i(tenant_id, source, replay_key)
+       join stripe_event_idempotency r
+         on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+      order by r.tenant_id, r.source, r.provider_event_id
+        for no key update of r;
+  end if;
+
+  -- The ledger, in digest order. Our id goes in where the key is free or expired; a live row stays as it is, but locked,
+  -- so that it is neither purged nor missed. Only the first delivery of a key within the batch takes part.
+  insert into dedup_ledger as l (digest, event_id, by_hash)
+  select distinct on (i.digest) i.digest, coalesce(r.event_id, i.id), i.by_hash
+    from unnest(p_tenant_ids, p_sources, v_replay_keys, v_digests, v_ids, v_by_hash)
+           with ordinality as i(tenant_id, source, replay_key, digest, id, by_hash, ord)
+    left join stripe_event_idempotency r
+      on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+   where i.digest is not null
+   order by i.digest, i.ord
+  on conflict (digest) do update
+     set event_id = excluded.event_id, duplicates = 0, by_hash = excluded.by_hash
+   where l.event_id < case when l.by_hash then v_hash_floor else v_id_floor end;
+
+  -- Who is fresh, and which event the others belong to. In a statement of its own, because only a new snapshot sees
+  -- what a concurrent delivery has committed while we waited for its lock.
+  select array_agg(q.event_id), array_agg(q.fresh), array_agg(q.signature_timestamp)
+    into v_event_ids, v_fresh, v_stored_timestamps
+    from (
+      select coalesce(r.event_id, l.event_id, i.id) as event_id,
+             i.refusal is null and r.event_id is null and coalesce(l.event_id, i.id) = i.id as fresh,
+             r.signature_timestamp
+        from unnest(p_tenant_ids, p_sources, v_replay_keys, v_digests, v_ids, v_refusals)
+               with ordinality as i(tenant_id, source, replay_key, digest, id, refusal, ord)
+        left join dedup_ledger l on l.digest = i.digest
+        left join stripe_event_idempotency r
+          on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+       order by i.ord
+    ) q;
+
+  -- Fresh events over the tenant's quota, by arrival; their keys are given back.
+  select array_agg(q.event_id) into v_over_quota
+    from (
+      select i.event_id, i.tenant_id, row_number() over (partition by i.tenant_id order by i.ord) as rank
+        from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+       where i.fresh
+    ) q
+    join tenants t on t.id = q.tenant_id
+    join tenant_daily_quota_usage u on u.tenant_id = q.tenant_id and u.day = v_day
+   where q.rank > coalesce(t.daily_quota, p_default_daily_quota) - u.used;
+  if v_over_quota is not null then
+    delete from dedup_ledger l
+     using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
+     where l.digest = i.digest and i.fresh and i.event_id = any (v_over_quota);
+  end if;
+
+  select array_agg(q.outcome) into v_outcomes
+    from (
+      select case
+               when i.refusal is not null then i.refusal
+               when i.event_id = any (v_over_quota) then 'over_quota'
+               when i.fresh then 'accepted'
+               when i.replay_key is null then 'duplicate'
+               when i.replay_policy = 'reject_all' then 'replay'
+               when coalesce(i.signed_at, '-infinity') <= greatest(
+                      i.stored_at,
+                      max(coalesce(i.signed_at, '-infinity')) over (
+                        partition by i.event_id order by i.ord rows between unbounded preceding and 1 preceding))
+                 then 'replay'
+               else 'duplicate'
+             end as outcome
+        from unnest(v_refusals, v_event_ids, v_fresh, v_replay_keys, v_replay_policies, p_signature_timestamps, v_stored_timestamps)
+               with ordinality as i(refusal, event_id, fresh, replay_key, replay_policy, signed_at, stored_at, ord)
+       order by i.ord
+    ) q;
+
+  update tenant_daily_quota_usage u
+     set used = u.used + q.accepted
+    from (
+      select i.tenant_id, count(*) as accepted
+        from unnest(p_tenant_ids, v_outcomes) i(tenant_id, outcome)
+       where i.outcome = 'accepted'
+       group by i.tenant_id
+    ) q
+   where u.tenant_id = q.tenant_id and u.day = v_day;
+
+  -- The newest signature of each event whose source rejects replays.
+  if array_length(array_remove(v_replay_keys, null), 1) > 0 then
+    insert into stripe_event_idempotency as r (tenant_id, source, provider_event_id, event_id, signature_timestamp)
+    select i.tenant_id, i.source, i.replay_key, i.event_id, max(coalesce(i.signed_at, '-infinity'))
+      from unnest(p_tenant_ids, p_sources, v_replay_keys, v_event_ids, p_signature_timestamps, v_outcomes)
+             as i(tenant_id, source, replay_key, event_id, signed_at, outcome)
+     where i.replay_key is not null and i.outcome in ('accepted', 'duplicate')
+     group by i.tenant_id, i.source, i.replay_key, i.event_id
+     order by i.tenant_id, i.source, i.replay_key
+    on conflict (tenant_id, source, provider_event_id) do update
+       set signature_timestamp = greatest(r.signature_timestamp, excluded.signature_timestamp);
+  end if;
+
+  insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                             headers, signature_timestamp, secret_id, correlation_id, trace_context)
+  select i.id, i.id, i.tenant_id, i.source, i.provider_event_id, i.event_type, i.body, i.body_sha256,
+         i.headers, i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+    from unnest(v_ids, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
+                p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
+           as i(id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                headers, signed_at, secret_id, correlation_id, trace_context, outcome)
+   where i.outcome = 'accepted';
+
+  with made as (
+    insert into jobs (id, event_id, tenant_id, source, kind, event_type, dedup_key, correlation_id)
+    select relayforge.uuid7(p_now, i.ord::integer), i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
+      from unnest(v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
+             with ordinality as i(id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome, ord)
+     where i.outcome = 'accepted'
+    returning id, event_id, tenant_id
+  ), opened as (
+    insert into open_jobs (job_id, tenant_id, state, attempt, due_at)
+    select m.id, m.tenant_id, 'queued', 1, p_now from made m
+  )
+  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1, p_now from made m;
+
+  if true = any (v_fanouts) then
+    insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1, p_now
+      from unnest(v_event_ids, v_fanouts, v_outcomes) with ordinality as i(event_id, fanout, outcome, ord)
+      join jobs j on j.event_id = i.event_id
+                 and j.id >= relayforge.uuid7_floor(p_now)
+                 and j.id < relayforge.uuid7_floor(p_now + interval '1 millisecond')
+     where i.outcome = 'accepted' and i.fanout;
+  end if;
+
+  if 'duplicate' = any (v_outcomes) then
+    insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                               headers, signature_timestamp, secret_id, correlation_id, trace_context)
+    select i.id, i.event_id, i.tenant_id, i.source, i.provider_event_id, i.event_type,
+           case when f.body_sha256 is distinct from i.body_sha256 then i.body end, i.body_sha256,
+           i.headers, i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+      from unnest(v_ids, v_event_ids, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
+                  p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
+             as i(id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                  headers, signed_at, secret_id, correlation_id, trace_context, outcome)
+      left join webhook_inbox f on f.id = i.event_id
+     where i.outcome = 'duplicate';
+    update dedup_ledger l
+       set duplicates = l.duplicates + q.times
+      from (
+        select i.digest, count(*)::integer as times
+          from unnest(v_digests, v_outcomes) i(digest, outcome)
+         where i.outcome = 'duplicate'
+         group by i.digest
+      ) q
+     where l.digest = q.digest;
+  end if;
+
+  -- An event's first job has the event's millisecond, which names its partition.
+  select array_agg(q.job_id) into v_job_ids
+    from (
+      select case when i.outcome in ('accepted', 'duplicate', 'replay') then (
+               select j.id
+                 from jobs j
+                where j.event_id = i.event_id
+                  and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id))
+                  and j.id < relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id) + interval '1 millisecond')
+                order by j.id
+                limit 1
+             ) end as job_id
+        from unnest(v_event_ids, v_outcomes) with ordinality as i(event_id, outcome, ord)
+       order by i.ord
+    ) q;
+
+  return query
+  select i.outcome,
+         case when i.outcome in ('accepted', 'duplicate') then i.id end,
+         case when i.outcome in ('accepted', 'duplicate', 'replay') then i.event_id end,
+         i.job_id,
+         case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end
+    from unnest(v_outcomes, v_ids, v_event_ids, v_job_ids) with ordinality as i(outcome, id, event_id, job_id, ord)
+   order by i.ord;
+end $$;
+comment on function relayforge.ingest_webhooks is 'Takes in N verified webhooks and answers each, in one transaction: replay, dedup, quota, inbox, job, outbox.';
+grant execute on function relayforge.ingest_webhooks to relayforge_api;

@@ -1,0 +1,38 @@
+-- Ends runs that succeeded. p_completed comes back with the jobs whose current run this was; a run that has lost its
+-- job to the sweeper, an operator or its own twin is not in it and changes nothing.
+-- Locks: open_jobs by id, then their rows in jobs.
+create procedure relayforge.complete_jobs(
+  p_job_ids uuid[],
+  p_run_ids uuid[],
+  inout p_completed uuid[] default null,
+  p_now timestamptz default clock_timestamp()
+)
+language plpgsql security definer
+set search_path = store, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+  perform 1
+     from open_jobs o
+    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
+    order by o.job_id
+      for no key update;
+
+  with ended as (
+    delete from open_jobs o
+     using unnest(p_job_ids, p_run_ids) i(job_id, run_id)
+     where o.job_id = i.job_id and o.run_id = i.run_id
+    returning o.job_id, o.attempt, o.started_at
+  ), written as (
+    update jobs j
+       set outcome = 'succeeded', attempts = e.attempt, started_at = e.started_at, finished_at = p_now
+      from ended e
+     where j.id = e.job_id
+    returning j.id
+  )
+  select coalesce(array_agg(w.id), '{}') into p_completed from written w;
+end $$;
+comment on procedure relayforge.complete_jobs is 'Ends runs that succeeded; returns the jobs whose current run it was.';
+grant execute on procedure relayforge.complete_jobs to relayforge_consumer;

@@ -1,0 +1,35 @@
+-- Extends the leases of runs that go on. p_lost comes back with the jobs whose current run this no longer is: their
+-- handlers should be stopped, and whatever they report will be refused.
+-- Locks: open_jobs by id.
+create procedure relayforge.renew_leases(
+  p_job_ids uuid[],
+  p_run_ids uuid[],
+  p_lease interval,
+  inout p_lost uuid[] default null,
+  p_now timestamptz default clock_timestamp()
+)
+language plpgsql security definer
+set search_path = store, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+  perform 1
+     from open_jobs o
+    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
+    order by o.job_id
+      for no key update;
+
+  update open_jobs o
+     set lease_until = p_now + p_lease
+    from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
+   where o.job_id = i.job_id and o.run_id = i.run_id;
+
+  select coalesce(array_agg(i.job_id), '{}') into p_lost
+    from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
+    left join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
+   where o.job_id is null;
+end $$;
+comment on procedure relayforge.renew_leases is 'Extends the leases of runs that go on; returns the jobs that were lost.';
+grant execute on procedure relayforge.renew_leases to relayforge_consumer;

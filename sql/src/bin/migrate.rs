@@ -1,0 +1,65 @@
+//! `relayforge-migrate`: brings a database to what this release carries, and exits.
+#![expect(clippy::print_stdout, reason = "a command's answer goes to standard output")]
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use sql::migrate::{MigrateConfig, Migrated, migrate};
+
+/// Brings the database to what this release carries: roles, schemas, migrations, functions and views, partitions.
+/// Safe to run from many places at once and beside running services. Every setting is an environment variable.
+#[derive(Parser)]
+#[command(name = "relayforge-migrate", version)]
+struct Arguments {
+    #[command(flatten)]
+    config: MigrateConfig,
+
+    /// Checks the configuration without connecting.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("relayforge-migrate: a TLS provider is installed already");
+    }
+    let arguments = Arguments::parse();
+    if let Err(error) = arguments.config.validate() {
+        eprintln!("relayforge-migrate: {error}");
+        return ExitCode::from(2);
+    }
+    if arguments.check_config {
+        println!("configuration ok");
+        return ExitCode::SUCCESS;
+    }
+    match run(&arguments.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relayforge-migrate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(config: &MigrateConfig) -> anyhow::Result<()> {
+    match migrate(config).await.context("migrating")? {
+        Migrated::NewerCode { database, built_in } => println!(
+            "the database has the code of a newer release (epoch {database}, ours is {built_in}); nothing changed"
+        ),
+        Migrated::Done {
+            migrations,
+            code,
+            partitions,
+        } => println!(
+            "{migrations} migrations applied, {} code objects changed, {} removed, {partitions} partitions made",
+            code.changed.len(),
+            code.removed.len()
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+-- What has to be there before the first migration and needs more than the owner's rights. Safe to run again.
+-- Roles belong to the whole cluster: another database's migrator may make them at the same moment.
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['relayforge_owner', 'relayforge_api', 'relayforge_relay', 'relayforge_consumer', 'relayforge_dba'] loop
+    begin
+      if not exists (select 1 from pg_roles where rolname = v_role) then
+        execute format('create role %I nologin', v_role);
+      end if;
+    exception when duplicate_object or unique_violation then
+      null;
+    end;
+  end loop;
+  if not pg_has_role(current_user, 'relayforge_owner', 'member') then
+    execute format('grant relayforge_owner to %I', current_user);
+  end if;
+end $$;
+
+-- Bounds on what a service's session may hold. Written only where they differ: two migrators that write the same
+-- role at once fail.
+do $$
+declare
+  v_setting record;
+begin
+  for v_setting in
+    select * from (values
+      ('relayforge_api', 'lock_timeout', '250ms'),
+      ('relayforge_api', 'statement_timeout', '1500ms'),
+      ('relayforge_api', 'idle_in_transaction_session_timeout', '5s'),
+      ('relayforge_relay', 'idle_in_transaction_session_timeout', '15s'),
+      ('relayforge_relay', 'statement_timeout', '10s'),
+      ('relayforge_consumer', 'idle_in_transaction_session_timeout', '15s'),
+      ('relayforge_consumer', 'statement_timeout', '10s')
+    ) s(role, name, value)
+  loop
+    if not exists (
+      select 1 from pg_roles r
+       where r.rolname = v_setting.role and (v_setting.name || '=' || v_setting.value) = any (r.rolconfig)
+    ) then
+      execute format('alter role %I set %I = %L', v_setting.role, v_setting.name, v_setting.value);
+    end if;
+  end loop;
+  execute format('grant create on database %I to relayforge_owner', current_database());
+end $$;
+
+set role relayforge_owner;
+create schema if not exists store;
+comment on schema store is 'Tables of Relayforge. Only functions of schema relayforge reach them.';
+create schema if not exists relayforge;
+grant usage on schema relayforge to relayforge_api, relayforge_relay, relayforge_consumer, relayforge_dba;
+-- Globally for the owner: the per-schema form cannot take away what PUBLIC has by default.
+alter default privileges for role relayforge_owner revoke execute on functions from public;
+reset role;

@@ -1,0 +1,208 @@
+//! Ingest, seen from the API: a batch of verified webhooks in, an outcome for each. Wraps `functions/ingest/`.
+
+use std::time::Duration;
+
+use deadpool_postgres::GenericClient;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio_postgres::types::Json;
+use uuid::Uuid;
+
+use crate::{DbError, row_enum};
+use chrono::{DateTime, Utc};
+
+pub(crate) const INGEST_WEBHOOKS: &str = "select outcome, inbox_id, event_id, job_id, retry_after_seconds
+     from relayforge.ingest_webhooks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+                                     make_interval(secs => $12), make_interval(secs => $13))";
+
+pub(crate) const RECORD_REJECTIONS: &str = "select relayforge.record_rejections($1, $2, $3, $4)";
+
+/// A webhook whose signature has been verified and whose payload is well formed.
+#[derive(Debug, Clone, Copy)]
+pub struct NewWebhook<'a> {
+    /// The tenant it was sent to.
+    pub tenant_id: Uuid,
+    /// The source it was sent to.
+    pub source: &'a str,
+    /// The provider's own id of the event, 1-255 bytes.
+    pub provider_event_id: Option<&'a str>,
+    /// What happened, 1-120 bytes.
+    pub event_type: &'a str,
+    /// The bytes that were signed.
+    pub body: &'a [u8],
+    /// Allow-listed headers, a JSON object.
+    pub headers: &'a Value,
+    /// When the provider signed it, where its scheme says so.
+    pub signature_timestamp: Option<DateTime<Utc>>,
+    /// The secret version that verified it; none for one from the environment.
+    pub secret_id: Option<Uuid>,
+    /// Correlation id, 1-128 visible ASCII characters.
+    pub correlation_id: &'a str,
+    /// W3C trace context, a JSON object, if the request was traced.
+    pub trace_context: Option<&'a RawValue>,
+}
+
+/// Limits that come from the configuration, not from the tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct IngestRules {
+    /// New events a UTC day, for tenants that have no quota of their own.
+    pub default_daily_quota: i64,
+    /// How long an event is known by its provider's id.
+    pub dedup_window: Duration,
+    /// How long an event is known by the hash of its body.
+    pub hash_window: Duration,
+}
+
+/// What became of one webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingested {
+    /// A new event: inbox row, job and outbox row are committed once the transaction is.
+    Accepted {
+        /// This delivery.
+        ids: Ids,
+    },
+    /// A known event: the ids of its first delivery's event and job, and of this delivery's inbox row.
+    Duplicate {
+        /// The first event and job, and this delivery.
+        ids: Ids,
+    },
+    /// A known event whose source rejects replays. Nothing is stored.
+    Replay {
+        /// The first event.
+        event_id: Uuid,
+        /// Its job, unless its partition is gone.
+        job_id: Option<Uuid>,
+    },
+    /// The tenant's quota is used up. Nothing is stored, the dedup key is free.
+    OverQuota {
+        /// Seconds until UTC midnight.
+        retry_after_seconds: u32,
+    },
+    /// The tenant does not exist (any more).
+    UnknownTenant,
+    /// The tenant is suspended.
+    Suspended,
+    /// The source does not exist (any more).
+    UnknownSource,
+    /// The source wants a provider event id and the webhook has none.
+    EventIdRequired,
+}
+
+/// The ids that an accepted webhook or a duplicate is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// This delivery.
+    pub inbox_id: Uuid,
+    /// The event: the id of its first delivery.
+    pub event_id: Uuid,
+    /// The event's first job; none if its partition is gone.
+    pub job_id: Option<Uuid>,
+}
+
+/// Takes in a batch in one transaction and answers each webhook, in order. Two calls at once with the same event make
+/// one job.
+///
+/// # Errors
+/// [`DbError::Busy`] if a tenant's quota row is held by somebody else: another batch, or one without that tenant, may
+/// pass. [`DbError::Invalid`] if one element cannot be stored: the whole batch is refused.
+pub async fn ingest_webhooks(
+    client: &impl GenericClient,
+    webhooks: &[NewWebhook<'_>],
+    rules: &IngestRules,
+) -> Result<Vec<Ingested>, DbError> {
+    fn column<'a, T>(webhooks: &[NewWebhook<'a>], field: impl Fn(&NewWebhook<'a>) -> T) -> Vec<T> {
+        webhooks.iter().map(field).collect()
+    }
+    let statement = client.prepare_cached(INGEST_WEBHOOKS).await?;
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &column(webhooks, |w| w.tenant_id),
+                &column(webhooks, |w| w.source),
+                &column(webhooks, |w| w.provider_event_id),
+                &column(webhooks, |w| w.event_type),
+                &column(webhooks, |w| w.body),
+                &column(webhooks, |w| Json(w.headers)),
+                &column(webhooks, |w| w.signature_timestamp),
+                &column(webhooks, |w| w.secret_id),
+                &column(webhooks, |w| w.correlation_id),
+                &column(webhooks, |w| w.trace_context.map(Json)),
+                &rules.default_daily_quota,
+                &rules.dedup_window.as_secs_f64(),
+                &rules.hash_window.as_secs_f64(),
+            ],
+        )
+        .await?;
+    let outcomes: Vec<Ingested> = rows.iter().map(read_outcome).collect::<Result<_, _>>()?;
+    if outcomes.len() == webhooks.len() {
+        Ok(outcomes)
+    } else {
+        Err(DbError::Bug(format!(
+            "{} webhooks in, {} outcomes out",
+            webhooks.len(),
+            outcomes.len()
+        )))
+    }
+}
+
+fn read_outcome(row: &tokio_postgres::Row) -> Result<Ingested, DbError> {
+    let ids = || -> Result<Ids, DbError> {
+        Ok(Ids {
+            inbox_id: row.try_get("inbox_id")?,
+            event_id: row.try_get("event_id")?,
+            job_id: row.try_get("job_id")?,
+        })
+    };
+    Ok(match row.try_get("outcome")? {
+        "accepted" => Ingested::Accepted { ids: ids()? },
+        "duplicate" => Ingested::Duplicate { ids: ids()? },
+        "replay" => Ingested::Replay {
+            event_id: row.try_get("event_id")?,
+            job_id: row.try_get("job_id")?,
+        },
+        "over_quota" => {
+            let seconds: i32 = row.try_get("retry_after_seconds")?;
+            Ingested::OverQuota {
+                retry_after_seconds: seconds.max(1).unsigned_abs(),
+            }
+        }
+        "unknown_tenant" => Ingested::UnknownTenant,
+        "suspended" => Ingested::Suspended,
+        "unknown_source" => Ingested::UnknownSource,
+        "event_id_required" => Ingested::EventIdRequired,
+        other => return Err(row_enum("outcome", other)),
+    })
+}
+
+/// Rejections of one kind since they were last recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectionCount {
+    /// The code of the problem that was answered.
+    pub cause: &'static str,
+    /// The source, or an empty text where the request named none that exists.
+    pub source: String,
+    /// The tenant, where the request named one that exists.
+    pub tenant_id: Option<Uuid>,
+    /// How many.
+    pub count: i64,
+}
+
+/// Adds rejections to the counts of the present hour.
+///
+/// # Errors
+/// [`DbError`]: nothing was added then.
+pub async fn record_rejections(
+    client: &impl GenericClient,
+    counts: &[RejectionCount],
+) -> Result<(), DbError> {
+    let statement = client.prepare_cached(RECORD_REJECTIONS).await?;
+    let causes: Vec<&str> = counts.iter().map(|c| c.cause).collect();
+    let sources: Vec<&str> = counts.iter().map(|c| c.source.as_str()).collect();
+    let tenants: Vec<Option<Uuid>> = counts.iter().map(|c| c.tenant_id).collect();
+    let numbers: Vec<i64> = counts.iter().map(|c| c.count).collect();
+    client
+        .execute(&statement, &[&causes, &sources, &tenants, &numbers])
+        .await?;
+    Ok(())
+}

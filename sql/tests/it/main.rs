@@ -1,0 +1,4 @@
+//! Tests of schema, functions and migrator against a real PostgreSQL.
+
+mod catalogue;
+mod migrator;
