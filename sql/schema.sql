@@ -1,6 +1,6 @@
 SELECT pg_catalog.set_config('search_path', '', false);
 CREATE SCHEMA relayforge;
-COMMENT ON SCHEMA relayforge IS 'The interface of Relayforge: functions, procedures and views. Code epoch 2, fingerprint 4f5fb6c3bcea51e7108450faef142bc0.';
+COMMENT ON SCHEMA relayforge IS 'The interface of Relayforge: functions, procedures and views. Code epoch 4, fingerprint 0457011783a6d694537fdbb5f078aa39.';
 CREATE SCHEMA store;
 COMMENT ON SCHEMA store IS 'Tables of Relayforge. Only functions of schema relayforge reach them.';
 CREATE FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
@@ -44,7 +44,7 @@ CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try intege
   select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (0.5 + random() / 2)
 $$;
 COMMENT ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) IS 'Exponential back-off with jitter: half to whole of base * 2^(try - 1), at most the cap.';
-CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb)
+CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -63,14 +63,16 @@ CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_a
   )
   select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
          i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
-         i.correlation_id, i.headers, i.body, i.trace_context
+         i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error
     from claimed c
     left join webhook_inbox i on i.id = c.event_id
     left join tenants t on t.id = i.tenant_id
     left join sources s on s.name = i.source
+    left join dead_jobs d on p_target = 'dlq' and d.job_id = c.job_id
+    left join jobs j on p_target = 'dlq' and j.id = c.job_id
    order by c.next_attempt_at, c.id
 $$;
-COMMENT ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) IS 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone.';
+COMMENT ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) IS 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone, cause and error are those of a job that was given up.';
 CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -278,6 +280,22 @@ begin
   select min(d.at) into p_next_due from unnest(v_dues) d(at);
 end $$;
 COMMENT ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) IS 'Ends runs that failed: each job is retried after a back-off, or dead-lettered.';
+CREATE FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) RETURNS TABLE(provider_event_id text, event_id uuid, deliveries bigint, job_ids uuid[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  select i.provider_event_id, i.event_id, count(*),
+         (select coalesce(array_agg(j.id order by j.id), '{}')
+            from jobs j
+           where j.event_id = i.event_id and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id)))
+    from webhook_inbox i
+   where i.id >= relayforge.uuid7_floor(p_since)
+     and i.tenant_id = p_tenant_id
+     and i.source = p_source
+     and i.provider_event_id = any (p_provider_event_ids)
+   group by i.provider_event_id, i.event_id
+$$;
+COMMENT ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) IS 'The events stored under the provider''s ids since a time, with the number of deliveries and the jobs of each.';
 CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1219,6 +1237,7 @@ GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead
 GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.load_secrets(p_now timestamp with time zone) FROM PUBLIC;
@@ -1247,7 +1266,6 @@ GRANT ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uu
 REVOKE ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.uuid7(p_at timestamp with time zone, p_seq integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;

@@ -17,7 +17,7 @@ pub enum DbError {
     /// `RF400`, or SQLSTATE classes 22 and 23: a value that the schema refuses.
     #[error("invalid: {0}")]
     Invalid(String),
-    /// Serialization failure, deadlock or lock time-out: the same call may pass the next time.
+    /// Serialization failure, deadlock, lock or statement time-out: the same call may pass the next time.
     #[error("busy: {0}")]
     Busy(String),
     /// The database is away, shutting down, out of resources or too slow: nobody's call passes now.
@@ -69,12 +69,13 @@ impl From<tokio_postgres::Error> for DbError {
                 SqlState::T_R_SERIALIZATION_FAILURE,
                 SqlState::T_R_DEADLOCK_DETECTED,
                 SqlState::LOCK_NOT_AVAILABLE,
+                SqlState::QUERY_CANCELED,
             ]
             .contains(db.code()) =>
             {
                 Self::Busy(text)
             }
-            code if code.starts_with("08") || code.starts_with("57") || code.starts_with("53") => {
+            code if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => {
                 Self::Unavailable(text)
             }
             // Authentication and a missing database are the operator's to mend while we keep trying.

@@ -16,6 +16,7 @@ pub mod pool;
 pub mod secret;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod upkeep;
 
 pub use code_objects::{CodeVersion, Swapped};
 pub use deadpool_postgres::{GenericClient, Object, Pool, Transaction};
@@ -44,6 +45,8 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_owner", config::ADD_SECRET),
     ("relayforge_owner", config::NEW_ID),
     ("relayforge_owner", operators::CREATE_ADMIN_KEY),
+    ("relayforge_owner", operators::FIND_EVENTS),
+    ("relayforge_owner", operators::JOB_OVERVIEW),
     ("relayforge_relay", operators::SCHEMA_CODE),
     ("relayforge_relay", operators::ENSURE_PARTITIONS),
     ("relayforge_relay", outbox::CLAIM_OUTBOX),
@@ -54,7 +57,6 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_relay", outbox::RELAY_SLEEP),
     ("relayforge_relay", outbox::RELAY_WAKE),
     ("relayforge_relay", outbox::WAKE_RELAYS),
-    ("relayforge_relay", jobs::SWEEP_LEASES),
     ("relayforge_consumer", operators::SCHEMA_CODE),
     ("relayforge_consumer", operators::ENSURE_PARTITIONS),
     ("relayforge_consumer", outbox::WAKE_RELAYS),

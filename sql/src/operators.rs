@@ -1,6 +1,9 @@
 //! What operators and readiness probes ask the database. Wraps `functions/operators/` and `functions/partitions/`.
 
-use deadpool_postgres::GenericClient;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::{GenericClient, Pool};
 use uuid::Uuid;
 
 use crate::DbError;
@@ -9,6 +12,14 @@ use crate::code_objects::CodeVersion;
 pub(crate) const SCHEMA_CODE: &str = "select epoch, fingerprint from relayforge.schema_code()";
 pub(crate) const CREATE_ADMIN_KEY: &str = "select relayforge.create_admin_key($1, $2, $3) as id";
 pub(crate) const ENSURE_PARTITIONS: &str = "select relayforge.ensure_partitions($1) as made";
+pub(crate) const JOB_OVERVIEW: &str = "select job_id, event_id, status, attempts, created_at, finished_at, last_error
+       from relayforge.job_overview
+      where job_id = any ($1)";
+pub(crate) const FIND_EVENTS: &str = "select provider_event_id, event_id, deliveries, job_ids
+       from relayforge.find_events($1, $2, $3, $4)";
+
+/// How long a connection may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which code the database has.
 ///
@@ -69,4 +80,104 @@ pub async fn create_admin_key(
         .query_one(&statement, &[&name, &role, &key_sha256])
         .await?
         .try_get("id")?)
+}
+
+/// Whether the database answers on some connection of the pool. A connection that does not answer is discarded.
+///
+/// # Errors
+/// [`DbError::Unavailable`] if it does not.
+pub async fn ping(pool: &Pool) -> Result<(), DbError> {
+    let client = pool.get().await?;
+    match tokio::time::timeout(PING_TIMEOUT, client.simple_query("")).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => {
+            drop(deadpool_postgres::Object::take(client));
+            Err(DbError::Unavailable("no answer in time".to_owned()))
+        }
+    }
+}
+
+/// A job with its present state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobOverview {
+    /// The job.
+    pub job_id: Uuid,
+    /// The event it is for.
+    pub event_id: Uuid,
+    /// `queued`, `processing`, `retrying`, `held`, or its outcome.
+    pub status: String,
+    /// Runs that were started.
+    pub attempts: i32,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it reached its outcome; none while it is open.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What the last failed run said.
+    pub last_error: Option<String>,
+}
+
+/// The jobs of these ids that exist, in no particular order.
+///
+/// # Errors
+/// [`DbError`] if they cannot be read.
+pub async fn job_overview(client: &impl GenericClient, job_ids: &[Uuid]) -> Result<Vec<JobOverview>, DbError> {
+    let statement = client.prepare_cached(JOB_OVERVIEW).await?;
+    client
+        .query(&statement, &[&job_ids])
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(JobOverview {
+                job_id: row.try_get("job_id")?,
+                event_id: row.try_get("event_id")?,
+                status: row.try_get("status")?,
+                attempts: row.try_get("attempts")?,
+                created_at: row.try_get("created_at")?,
+                finished_at: row.try_get("finished_at")?,
+                last_error: row.try_get("last_error")?,
+            })
+        })
+        .collect()
+}
+
+/// An event, found by the provider's id of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundEvent {
+    /// The provider's id.
+    pub provider_event_id: String,
+    /// Ours.
+    pub event_id: Uuid,
+    /// Deliveries of it that are stored, the first included.
+    pub deliveries: i64,
+    /// Its jobs, oldest first.
+    pub job_ids: Vec<Uuid>,
+}
+
+/// The events stored under the provider's ids since a time: none for an id that is not there, two for one that is
+/// there twice. Reads every delivery since then.
+///
+/// # Errors
+/// [`DbError`] if they cannot be read.
+pub async fn find_events(
+    client: &impl GenericClient,
+    tenant_id: Uuid,
+    source: &str,
+    provider_event_ids: &[String],
+    since: DateTime<Utc>,
+) -> Result<Vec<FoundEvent>, DbError> {
+    let statement = client.prepare_cached(FIND_EVENTS).await?;
+    client
+        .query(&statement, &[&tenant_id, &source, &provider_event_ids, &since])
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(FoundEvent {
+                provider_event_id: row.try_get("provider_event_id")?,
+                event_id: row.try_get("event_id")?,
+                deliveries: row.try_get("deliveries")?,
+                job_ids: row.try_get("job_ids")?,
+            })
+        })
+        .collect()
 }

@@ -13,7 +13,7 @@ use crate::{DbError, row_enum};
 pub(crate) const CLAIM_OUTBOX: &str =
     "select id, job_id, event_id, attempt, next_attempt_at, attempts, tenant_id,
             tenant_slug, source, source_kind, event_type, provider_event_id, correlation_id, headers, body,
-            trace_context
+            trace_context, cause, error
        from relayforge.claim_outbox($1, $2, $3, $4)";
 pub(crate) const SETTLE_OUTBOX: &str =
     "select relayforge.settle_outbox($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))";
@@ -88,6 +88,10 @@ pub struct ClaimedMessage {
     pub event_id: Uuid,
     /// The event itself; none if its inbox partition is gone.
     pub event: Option<StoredEvent>,
+    /// Target `dlq`: why the job was given up.
+    pub cause: Option<String>,
+    /// Target `dlq`: what its last failed run said.
+    pub error: Option<String>,
 }
 
 /// An event as the inbox has it.
@@ -167,6 +171,8 @@ pub async fn claim_outbox(
                 attempts: row.try_get("attempts")?,
                 event_id: row.try_get("event_id")?,
                 event: StoredEvent::from_row(row)?,
+                cause: row.try_get("cause")?,
+                error: row.try_get("error")?,
             })
         })
         .collect()

@@ -57,4 +57,4 @@ begin
   return query select coalesce(cardinality(v_rescued), 0), coalesce(cardinality(v_poisoned), 0);
 end $$;
 comment on function relayforge.sweep_leases is 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison.';
-grant execute on function relayforge.sweep_leases to relayforge_relay, relayforge_consumer;
+grant execute on function relayforge.sweep_leases to relayforge_consumer;

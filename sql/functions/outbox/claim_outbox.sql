@@ -12,7 +12,7 @@ create function relayforge.claim_outbox(
 returns table (
   id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamptz, attempts integer,
   tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text,
-  correlation_id text, headers jsonb, body bytea, trace_context jsonb
+  correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text
 )
 language sql security definer
 set search_path = store, pg_temp
@@ -32,12 +32,14 @@ as $$
   )
   select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
          i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
-         i.correlation_id, i.headers, i.body, i.trace_context
+         i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error
     from claimed c
     left join webhook_inbox i on i.id = c.event_id
     left join tenants t on t.id = i.tenant_id
     left join sources s on s.name = i.source
+    left join dead_jobs d on p_target = 'dlq' and d.job_id = c.job_id
+    left join jobs j on p_target = 'dlq' and j.id = c.job_id
    order by c.next_attempt_at, c.id
 $$;
-comment on function relayforge.claim_outbox is 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone.';
+comment on function relayforge.claim_outbox is 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone, cause and error are those of a job that was given up.';
 grant execute on function relayforge.claim_outbox to relayforge_relay;

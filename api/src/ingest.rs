@@ -1,0 +1,386 @@
+//! The batcher between requests and `ingest_webhooks`: whatever waits when a connection falls free is one transaction.
+//! No timer, and no delay when idle. One lane takes all that waits; the others help only when the first webhook has
+//! waited too long. Bounded in items, bytes and time. Owns the breaker that answers fast while the database is away.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sql::ingest::{IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::outbox::wake_relays;
+use sql::{DbError, Object, Pool};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::config::IngestConfig;
+use crate::error::ApiError;
+
+/// When the first of the queue has waited this long, another lane opens beside the first.
+const HELP_AFTER: Duration = Duration::from_millis(50);
+
+/// How often the database is tried while the breaker is open.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// Longest that a probe waits for its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A verified webhook on its way to the database.
+#[derive(Debug)]
+pub struct Webhook {
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// The source.
+    pub source: String,
+    /// The provider's id of the event.
+    pub provider_event_id: Option<String>,
+    /// What happened.
+    pub event_type: String,
+    /// The bytes that were signed.
+    pub body: Bytes,
+    /// Allow-listed headers.
+    pub headers: Value,
+    /// When it was signed, where the scheme says so.
+    pub signature_timestamp: Option<DateTime<Utc>>,
+    /// The secret version that verified it.
+    pub secret_id: Option<Uuid>,
+    /// Correlation id.
+    pub correlation_id: String,
+    /// W3C trace context, if there is one.
+    pub trace_context: Option<Box<RawValue>>,
+}
+
+impl Webhook {
+    fn as_row(&self) -> NewWebhook<'_> {
+        NewWebhook {
+            tenant_id: self.tenant_id,
+            source: &self.source,
+            provider_event_id: self.provider_event_id.as_deref(),
+            event_type: &self.event_type,
+            body: &self.body,
+            headers: &self.headers,
+            signature_timestamp: self.signature_timestamp,
+            secret_id: self.secret_id,
+            correlation_id: &self.correlation_id,
+            trace_context: self.trace_context.as_deref(),
+        }
+    }
+}
+
+struct Pending {
+    webhook: Webhook,
+    answer: oneshot::Sender<Result<Ingested, ApiError>>,
+    queued: Instant,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Pending>,
+    bytes: usize,
+    closed: bool,
+}
+
+struct Shared {
+    pool: Pool,
+    config: IngestConfig,
+    rules: IngestRules,
+    queue: Mutex<Queue>,
+    arrived: Notify,
+    /// Wakes the relays after a commit, off the answers' path.
+    committed: Notify,
+    breaker_open: AtomicBool,
+    tripped: Notify,
+}
+
+/// Where handlers hand in what they have verified. Clones share one queue.
+#[derive(Clone)]
+pub struct Ingest(Arc<Shared>);
+
+impl Ingest {
+    /// A batcher with `lanes` connections at the most; its tasks run on `tasks` until `stop`.
+    pub fn start(
+        pool: Pool,
+        config: IngestConfig,
+        rules: IngestRules,
+        lanes: u16,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            pool,
+            config,
+            rules,
+            queue: Mutex::default(),
+            arrived: Notify::new(),
+            committed: Notify::new(),
+            breaker_open: AtomicBool::new(false),
+            tripped: Notify::new(),
+        });
+        for lane in 0..lanes.max(1) {
+            tasks.spawn(run_lane(Arc::clone(&shared), lane, stop.clone()));
+        }
+        tasks.spawn(run_waker(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(run_probe(Arc::clone(&shared), stop.clone()));
+        Self(shared)
+    }
+
+    /// Commits a webhook and returns what became of it.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] when the database is away, the queue is full or the deadline has passed: nothing is
+    /// stored then, or it is and a retry is answered as a duplicate. [`ApiError::Internal`] if it can't be stored.
+    pub async fn submit(&self, webhook: Webhook) -> Result<Ingested, ApiError> {
+        let deadline = Instant::now() + self.0.config.deadline();
+        if self.0.breaker_open.load(Ordering::Acquire) {
+            return Err(ApiError::Unavailable("the database is away"));
+        }
+        let (answer, receiver) = oneshot::channel();
+        self.0.push(Pending { webhook, answer, queued: Instant::now() })?;
+        self.0.arrived.notify_one();
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ApiError::Unavailable("the service is ending")),
+            Err(_) => Err(ApiError::Unavailable("the database did not answer in time")),
+        }
+    }
+
+    /// Whether the breaker is open: the database was found away.
+    pub fn breaker_open(&self) -> bool {
+        self.0.breaker_open.load(Ordering::Acquire)
+    }
+
+    /// Webhooks that wait for a connection.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().items.len()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, pending: Pending) -> Result<(), ApiError> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(ApiError::Unavailable("the service is ending"));
+        }
+        let bytes = queue.bytes + pending.webhook.body.len();
+        if queue.items.len() >= self.config.queue_items as usize || bytes > self.config.queue_bytes as usize {
+            return Err(ApiError::Unavailable("too many webhooks wait for the database"));
+        }
+        queue.bytes = bytes;
+        queue.items.push_back(pending);
+        Ok(())
+    }
+
+    /// The first webhooks of the queue, as many as fit one batch. Those whose sender has gone are dropped.
+    fn take_batch(&self) -> Vec<Pending> {
+        let mut queue = self.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = queue.items.front() {
+            let size = next.webhook.body.len();
+            let full = batch.len() >= self.config.batch_items as usize
+                || (!batch.is_empty() && bytes + size > self.config.batch_bytes as usize);
+            if full {
+                break;
+            }
+            let Some(pending) = queue.items.pop_front() else { break };
+            queue.bytes = queue.bytes.saturating_sub(size);
+            if !pending.answer.is_closed() {
+                bytes += size;
+                batch.push(pending);
+            }
+        }
+        batch
+    }
+
+    fn first_queued(&self) -> Option<Instant> {
+        self.lock().items.front().map(|pending| pending.queued)
+    }
+
+    /// The database is away: everybody who waits is told so now, and those who come are told at once.
+    fn trip(&self) {
+        if !self.breaker_open.swap(true, Ordering::AcqRel) {
+            tracing::error!("the database is away: webhooks are answered 503 until it is back");
+        }
+        self.refuse_waiting("the database is away");
+        self.tripped.notify_one();
+    }
+
+    fn refuse_waiting(&self, why: &'static str) {
+        let items = {
+            let mut queue = self.lock();
+            queue.bytes = 0;
+            std::mem::take(&mut queue.items)
+        };
+        for pending in items {
+            let _ = pending.answer.send(Err(ApiError::Unavailable(why)));
+        }
+    }
+}
+
+/// Takes batches until `stop`. Lane 0 takes at once; a further one only what has waited [`HELP_AFTER`].
+async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
+    loop {
+        let ready = async {
+            loop {
+                match shared.first_queued() {
+                    Some(queued) if lane > 0 => {
+                        let help_at = queued + HELP_AFTER;
+                        if Instant::now() >= help_at {
+                            return;
+                        }
+                        tokio::time::sleep_until(help_at).await;
+                    }
+                    Some(_) => return,
+                    // Lane 0 is the one that arrivals wake; the others look when they may be needed.
+                    None if lane == 0 => shared.arrived.notified().await,
+                    None => tokio::time::sleep(HELP_AFTER).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = ready => {}
+            () = stop.cancelled() => {
+                shared.lock().closed = true;
+                return shared.refuse_waiting("the service is ending");
+            }
+        }
+        let batch = shared.take_batch();
+        if !batch.is_empty() {
+            commit_batch(&shared, batch).await;
+        }
+    }
+}
+
+/// Commits a batch. What a batch can't pass whole is tried again in parts: by tenant, so that one tenant's held quota
+/// row stops nobody else, then by halves, so that one bad webhook fails alone.
+async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
+    let deadline = Instant::now() + shared.config.deadline();
+    let client = match timeout_at(deadline, shared.pool.get()).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => return give_up(shared, batch, &error.to_string()),
+        Err(_) => return give_up(shared, batch, "no connection in time"),
+    };
+    let mut parts = vec![(batch, true)];
+    while let Some((part, may_retry)) = parts.pop() {
+        match timeout_at(deadline, try_batch(&client, shared, &part)).await {
+            Ok(Ok(outcomes)) => {
+                if outcomes.iter().any(|outcome| matches!(outcome, Ingested::Accepted { .. })) {
+                    shared.committed.notify_one();
+                }
+                for (pending, outcome) in part.into_iter().zip(outcomes) {
+                    let _ = pending.answer.send(Ok(outcome));
+                }
+            }
+            Ok(Err(error)) if error.is_unavailable() => {
+                let rest = parts.into_iter().flat_map(|(part, _)| part);
+                return give_up(shared, part.into_iter().chain(rest).collect(), &error.to_string());
+            }
+            Ok(Err(error)) if error.is_retryable() && may_retry => {
+                tracing::warn!(%error, batch.items = part.len(), "a batch is tried again");
+                parts.push((part, false));
+            }
+            Ok(Err(error)) => split(part, &error, &mut parts),
+            Err(_) => {
+                // The statement may still run, and its answer would be the next one's: the connection is dropped.
+                drop(Object::take(client));
+                let rest = parts.into_iter().flat_map(|(part, _)| part);
+                return give_up(shared, part.into_iter().chain(rest).collect(), "no answer in time");
+            }
+        }
+    }
+}
+
+async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result<Vec<Ingested>, DbError> {
+    let rows: Vec<NewWebhook<'_>> = part.iter().map(|pending| pending.webhook.as_row()).collect();
+    ingest_webhooks(client, &rows, &shared.rules).await
+}
+
+fn split(part: Vec<Pending>, error: &DbError, parts: &mut Vec<(Vec<Pending>, bool)>) {
+    let mut items = part;
+    if items.len() <= 1 {
+        for pending in items {
+            tracing::error!(%error, correlation_id = pending.webhook.correlation_id,
+                tenant.id = %pending.webhook.tenant_id, "a webhook can't be stored");
+            let refusal = if error.is_retryable() {
+                ApiError::Unavailable("the tenant's rows are locked by somebody else")
+            } else {
+                ApiError::Internal
+            };
+            let _ = pending.answer.send(Err(refusal));
+        }
+        return;
+    }
+    tracing::warn!(%error, batch.items = items.len(), "a batch is split");
+    let first = items.first().map(|pending| pending.webhook.tenant_id);
+    if items.iter().any(|pending| Some(pending.webhook.tenant_id) != first) {
+        items.sort_by_key(|pending| pending.webhook.tenant_id);
+        let mut tenant: Vec<Pending> = Vec::new();
+        for pending in items {
+            if tenant.last().is_some_and(|last| last.webhook.tenant_id != pending.webhook.tenant_id) {
+                parts.push((std::mem::take(&mut tenant), false));
+            }
+            tenant.push(pending);
+        }
+        parts.push((tenant, false));
+    } else {
+        let second_half = items.split_off(items.len() / 2);
+        parts.push((second_half, false));
+        parts.push((items, false));
+    }
+}
+
+fn give_up(shared: &Shared, items: Vec<Pending>, why: &str) {
+    tracing::error!(error = why, batch.items = items.len(), "a batch was not committed");
+    for pending in items {
+        let _ = pending.answer.send(Err(ApiError::Unavailable("the database is away")));
+    }
+    shared.trip();
+}
+
+/// After each commit, in a transaction of its own: wakes the relays, if one sleeps. Commits meanwhile share a call.
+async fn run_waker(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.committed.notified() => {}
+        }
+        let woken = async { wake_relays(&shared.pool.get().await?, None).await };
+        if let Err(error) = woken.await {
+            // The relays find the rows themselves when they next poll.
+            tracing::warn!(%error, "the relays can't be woken");
+        }
+    }
+}
+
+/// While the breaker is open, tries the database until it answers.
+async fn run_probe(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.tripped.notified() => {}
+        }
+        while shared.breaker_open.load(Ordering::Acquire) {
+            match timeout(PROBE_TIMEOUT, sql::operators::ping(&shared.pool)).await {
+                Ok(Ok(())) => {
+                    shared.breaker_open.store(false, Ordering::Release);
+                    tracing::info!("the database is back");
+                }
+                Ok(Err(_)) | Err(_) => tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(PROBE_EVERY) => {}
+                },
+            }
+        }
+    }
+}

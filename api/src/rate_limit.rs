@@ -1,0 +1,258 @@
+//! Token buckets: one pair for all ingress, one per network of strangers, one per tenant. In memory, bounded.
+//!
+//! Ingress is judged before anything is known of the sender, so half of it is kept for senders that have verified
+//! lately: a flood of unsigned requests drains the open half and the buckets of its own networks, and nothing else.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+/// How long a sender counts as one that has verified.
+const VERIFIED_FOR: Duration = Duration::from_secs(600);
+
+/// Networks with a bucket of their own; those beyond share one.
+const MAX_NETWORKS: usize = 16_384;
+
+/// Senders that are remembered as verified; those beyond are treated as strangers until others are forgotten.
+const MAX_VERIFIED: usize = 65_536;
+
+/// A bucket that fills at a rate up to a burst. Rates are per second.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn full(burst: f64, now: Instant) -> Self {
+        Self { tokens: burst, filled: now }
+    }
+
+    /// Takes one token, or says how long until there is one.
+    fn take(&mut self, rate: f64, burst: f64, now: Instant) -> Result<(), Duration> {
+        let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = elapsed.mul_add(rate, self.tokens).min(burst);
+        self.filled = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
+    }
+}
+
+/// Who sends, as far as it is known before the signature: network, and the tenant and source that the request names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    network: Network,
+    key: u64,
+}
+
+impl Sender {
+    /// The sender of a request, by what it claims.
+    pub fn new(address: IpAddr, tenant: &str, source: &str) -> Self {
+        let network = Network::of(address);
+        let mut hasher = DefaultHasher::new();
+        (network, tenant, source).hash(&mut hasher);
+        Self { network, key: hasher.finish() }
+    }
+}
+
+/// An IPv4 /24 or an IPv6 /48: what one sender commonly has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Network([u8; 6]);
+
+impl Network {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let [a, b, c, _] = v4.octets();
+                Self([0, 0, 4, a, b, c])
+            }
+            IpAddr::V6(v6) => {
+                let octets = v6.octets();
+                Self([octets[0], octets[1], octets[2], octets[3], octets[4], octets[5]])
+            }
+        }
+    }
+}
+
+/// The limit over all senders.
+#[derive(Debug)]
+pub struct IngressLimiter {
+    half_rate: f64,
+    half_burst: f64,
+    state: Mutex<IngressState>,
+}
+
+#[derive(Debug)]
+struct IngressState {
+    open: Bucket,
+    reserved: Bucket,
+    crowd: Bucket,
+    networks: HashMap<Network, Bucket>,
+    verified: HashMap<u64, Instant>,
+}
+
+impl IngressLimiter {
+    /// `rate` requests a second, `burst` at once, half of each for senders that have verified lately.
+    pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
+        let (half_rate, half_burst) = (f64::from(rate) / 2.0, (f64::from(burst) / 2.0).max(1.0));
+        Self {
+            half_rate,
+            half_burst,
+            state: Mutex::new(IngressState {
+                open: Bucket::full(half_burst, now),
+                reserved: Bucket::full(half_burst, now),
+                crowd: Bucket::full((half_burst / 2.0).max(1.0), now),
+                networks: HashMap::new(),
+                verified: HashMap::new(),
+            }),
+        }
+    }
+
+    /// Lets a request in, or says how long until it is worth trying.
+    ///
+    /// # Errors
+    /// The wait, when the sender's network or everything together is over its limit.
+    pub fn admit(&self, sender: Sender, now: Instant) -> Result<(), Duration> {
+        let (rate, burst) = (self.half_rate, self.half_burst);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let known = state.verified.get(&sender.key).is_some_and(|at| now.saturating_duration_since(*at) < VERIFIED_FOR);
+        if known {
+            return state.reserved.take(rate, burst, now).or_else(|_| state.open.take(rate, burst, now));
+        }
+        // A stranger's network gets half of the open half, so that two networks have to collude to fill it.
+        let (network_rate, network_burst) = (rate / 2.0, (burst / 2.0).max(1.0));
+        if state.networks.len() >= MAX_NETWORKS && !state.networks.contains_key(&sender.network) {
+            state.forget_full_networks(network_rate, network_burst, now);
+        }
+        let bucket = if state.networks.len() < MAX_NETWORKS || state.networks.contains_key(&sender.network) {
+            state.networks.entry(sender.network).or_insert_with(|| Bucket::full(network_burst, now))
+        } else {
+            &mut state.crowd
+        };
+        bucket.take(network_rate, network_burst, now)?;
+        state.open.take(rate, burst, now)
+    }
+
+    /// Remembers that a sender's signature was right.
+    pub fn verified(&self, sender: Sender, now: Instant) {
+        let mut state = self.lock();
+        if state.verified.len() >= MAX_VERIFIED && !state.verified.contains_key(&sender.key) {
+            state.verified.retain(|_, at| now.saturating_duration_since(*at) < VERIFIED_FOR);
+            if state.verified.len() >= MAX_VERIFIED {
+                return;
+            }
+        }
+        state.verified.insert(sender.key, now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IngressState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IngressState {
+    fn forget_full_networks(&mut self, rate: f64, burst: f64, now: Instant) {
+        self.networks.retain(|_, bucket| {
+            let elapsed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+            elapsed.mul_add(rate, bucket.tokens) < burst
+        });
+    }
+}
+
+/// The limit of each tenant, taken only after the signature. There are as many buckets as tenants.
+#[derive(Debug, Default)]
+pub struct TenantLimiter {
+    buckets: Mutex<HashMap<Uuid, Bucket>>,
+}
+
+impl TenantLimiter {
+    /// Lets a signed request of a tenant in, or says how long until it is worth trying.
+    ///
+    /// # Errors
+    /// The wait, when the tenant is over its limit.
+    pub fn admit(&self, tenant: Uuid, rate: u32, burst: u32, now: Instant) -> Result<(), Duration> {
+        let (rate, burst) = (f64::from(rate), f64::from(burst));
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.entry(tenant).or_insert_with(|| Bucket::full(burst, now)).take(rate, burst, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(address: &str) -> Sender {
+        Sender::new(address.parse().unwrap(), "acme", "github")
+    }
+
+    #[test]
+    fn a_flood_of_strangers_does_not_shut_out_who_has_verified() {
+        let start = Instant::now();
+        let limiter = IngressLimiter::new(100, 200, start);
+        let friend = sender("192.0.2.1");
+        limiter.admit(friend, start).unwrap();
+        limiter.verified(friend, start);
+        // Strangers from a thousand networks at once: the open half is 100 tokens, of which one is spent.
+        let admitted = (0..=255_u8)
+            .flat_map(|b| (0..4_u8).map(move |c| sender(&format!("10.{b}.{c}.1"))))
+            .filter(|stranger| limiter.admit(*stranger, start).is_ok())
+            .count();
+        assert_eq!(admitted, 99);
+        // The same address as a stranger's is no friend's when it names another tenant.
+        let neighbour = Sender::new("192.0.2.1".parse().unwrap(), "other", "github");
+        assert!(limiter.admit(neighbour, start).is_err());
+        let friends = (0..200).filter(|_| limiter.admit(friend, start).is_ok()).count();
+        assert_eq!(friends, 100, "the reserved half is whole");
+        // A second later 50 tokens are back on each side.
+        let later = start + Duration::from_secs(1);
+        assert_eq!((0..200).filter(|_| limiter.admit(friend, later).is_ok()).count(), 100);
+        // And after VERIFIED_FOR it is a stranger again.
+        let forgotten = start + VERIFIED_FOR;
+        assert_eq!((0..200).filter(|_| limiter.admit(friend, forgotten).is_ok()).count(), 50);
+    }
+
+    #[test]
+    fn one_network_of_strangers_gets_half_of_the_open_half() {
+        let start = Instant::now();
+        let limiter = IngressLimiter::new(100, 200, start);
+        assert_eq!((1..=200).filter(|i| limiter.admit(sender(&format!("10.0.0.{i}")), start).is_ok()).count(), 50);
+        assert!(limiter.admit(sender("10.0.1.1"), start).is_ok());
+    }
+
+    #[test]
+    fn the_tables_are_bounded() {
+        let start = Instant::now();
+        let limiter = IngressLimiter::new(1_000_000, 1_000_000, start);
+        for i in 0..(u32::try_from(MAX_NETWORKS).unwrap() + 1000) {
+            let address = IpAddr::from((i << 8).to_be_bytes());
+            let sender = Sender::new(address, "acme", "github");
+            let _ = limiter.admit(sender, start);
+        }
+        assert!(limiter.lock().networks.len() <= MAX_NETWORKS);
+        for i in 0..(MAX_VERIFIED + 1000) {
+            limiter.verified(Sender { network: Network([0; 6]), key: i as u64 }, start);
+        }
+        assert!(limiter.lock().verified.len() <= MAX_VERIFIED);
+    }
+
+    #[test]
+    fn a_tenant_waits_for_itself_only() {
+        let start = Instant::now();
+        let limiter = TenantLimiter::default();
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!((0..10).filter(|_| limiter.admit(a, 1, 3, start).is_ok()).count(), 3);
+        assert!(limiter.admit(b, 1, 3, start).is_ok());
+        let wait = limiter.admit(a, 1, 3, start).unwrap_err();
+        assert!(limiter.admit(a, 1, 3, start + wait).is_ok());
+        // A clock that steps back gives nothing and breaks nothing.
+        assert!(limiter.admit(a, 1, 3, start).is_err());
+    }
+}

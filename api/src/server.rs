@@ -1,0 +1,183 @@
+//! The HTTP server: middleware order and the one route table. `run` is the life of the process: start, serve, drain.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use anyhow::Context as _;
+use observability::admin::{Readiness, health_response, metrics_response, ready_response};
+use observability::metrics::Encoder;
+use sql::ingest::IngestRules;
+use sql::{Pool, upkeep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ApiConfig;
+use crate::error::ApiError;
+use crate::ingest::Ingest;
+use crate::rate_limit::{IngressLimiter, TenantLimiter};
+use crate::registry::{self, KeyMaterial, Registry};
+use crate::rejections::Rejections;
+use crate::telemetry::{RequestMetrics, request_telemetry};
+use crate::webhooks;
+
+/// Connections that are not lanes: registry, waker, rejections, health.
+const SPARE_CONNECTIONS: u16 = 4;
+
+/// What every handler shares.
+pub struct AppState {
+    /// The configuration.
+    pub config: ApiConfig,
+    /// Tenants, sources, keys.
+    pub registry: Registry,
+    /// The limit over all senders.
+    pub ingress: IngressLimiter,
+    /// The limit of each tenant.
+    pub tenants: TenantLimiter,
+    /// The way into the database.
+    pub ingest: Ingest,
+    /// Counts of refusals.
+    pub rejections: Rejections,
+    /// Request metrics.
+    pub metrics: RequestMetrics,
+    /// Whether this process can do its work.
+    pub readiness: Readiness,
+    /// Metrics as text.
+    pub encoder: Encoder,
+}
+
+/// A server that listens and the tasks behind it.
+pub struct Running {
+    /// Where it listens: the port is the real one, also when port 0 was asked for.
+    pub address: SocketAddr,
+    server: Server,
+    tasks: TaskTracker,
+    stop_tasks: CancellationToken,
+    readiness: Readiness,
+}
+
+/// Binds the listener and starts what works in the background. The database need not be there yet.
+///
+/// # Errors
+/// If the address can't be bound, or the configuration can't be used.
+pub fn build(config: ApiConfig) -> anyhow::Result<Running> {
+    let pool = sql::pool::connect(&config.database, "relayforge-api").context("DATABASE__URL")?;
+    let listener = TcpListener::bind((config.server.host, config.server.port))
+        .with_context(|| format!("can't listen on {}:{} (SERVER__HOST, SERVER__PORT)", config.server.host, config.server.port))?;
+    let address = listener.local_addr()?;
+    let (tasks, stop_tasks) = (TaskTracker::new(), CancellationToken::new());
+    let state = web::Data::new(start_tasks(&config, &pool, &tasks, &stop_tasks)?);
+    let readiness = state.readiness.clone();
+    let server = HttpServer::new(move || {
+        App::new().app_data(state.clone()).wrap(from_fn(request_telemetry)).configure(routes)
+    })
+    .max_connections(config.hardening.max_connections as usize)
+    .shutdown_timeout(config.server.shutdown_seconds)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    tracing::info!(%address, "listening");
+    Ok(Running { address, server, tasks, stop_tasks, readiness })
+}
+
+/// The one route table.
+fn routes(service: &mut web::ServiceConfig) {
+    let webhook = || web::route().to(webhooks::method_not_allowed);
+    service
+        .service(
+            web::resource("/webhooks/{source}").route(web::post().to(webhooks::receive)).default_service(webhook()),
+        )
+        .service(
+            web::resource("/webhooks/{source}/{tenant}")
+                .route(web::post().to(webhooks::receive))
+                .default_service(webhook()),
+        )
+        .route("/healthz", web::get().to(async || health_response()))
+        .route("/readyz", web::get().to(async |state: web::Data<AppState>| ready_response(&state.readiness)))
+        .route("/metrics", web::get().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)))
+        .default_service(web::route().to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
+}
+
+fn start_tasks(
+    config: &ApiConfig,
+    pool: &Pool,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<AppState> {
+    let [database, schema] = upkeep::CHECKS;
+    let readiness = Readiness::new(&[database, schema, registry::CHECK]);
+    let registry = Registry::default();
+    let material = KeyMaterial {
+        master_keys: config.master_keys().map_err(anyhow::Error::msg)?,
+        webhooks: config.webhooks.clone(),
+    };
+    tasks.spawn(registry.clone().keep_fresh(
+        config.database.clone(),
+        pool.clone(),
+        material,
+        readiness.clone(),
+        stop.clone(),
+    ));
+    let rejections = Rejections::default();
+    tasks.spawn(rejections.clone().keep_written(pool.clone(), stop.clone()));
+    let report = {
+        let readiness = readiness.clone();
+        move |check, found: Result<(), &str>| readiness.set(check, found)
+    };
+    tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    tasks.spawn(upkeep::keep_partitions(pool.clone(), config.partitions.clone(), stop.clone()));
+    let rules = IngestRules {
+        default_daily_quota: config.hardening.tenant_daily_quota,
+        dedup_window: Duration::from_secs(86_400 * u64::from(config.ingest.dedup_window_days)),
+        hash_window: Duration::from_secs(u64::from(config.ingest.hash_window_seconds)),
+    };
+    let lanes = config.database.max_connections.saturating_sub(SPARE_CONNECTIONS);
+    let ingest = Ingest::start(pool.clone(), config.ingest.clone(), rules, lanes, tasks, stop);
+
+    let mut metric_registry = observability::metrics::registry();
+    let metrics = RequestMetrics::default();
+    metrics.register(&mut metric_registry);
+    rejections.register(&mut metric_registry);
+    metric_registry
+        .register_collector(Box::new(crate::gauges::Gauges { registry: registry.clone(), ingest: ingest.clone() }));
+    Ok(AppState {
+        registry,
+        ingress: IngressLimiter::new(
+            config.hardening.ingress_rate_per_second,
+            config.hardening.ingress_burst,
+            Instant::now(),
+        ),
+        tenants: TenantLimiter::default(),
+        ingest,
+        rejections,
+        metrics,
+        readiness,
+        encoder: observability::metrics::encoder(metric_registry),
+        config: config.clone(),
+    })
+}
+
+impl Running {
+    /// Serves until `stop`, then drains: not ready first, then no new requests, then the background.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let handle = self.server.handle();
+        let readiness = self.readiness;
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            readiness.set_draining();
+            tracing::info!("draining");
+            handle.stop(true).await;
+        });
+        self.server.await?;
+        self.stop_tasks.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        tracing::info!("ended");
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! One batch: claim, publish, settle, in one transaction. Only the loops in `service.rs` sleep.
+//!
+//! If the process dies before the commit, the rows are still in the outbox and go out again: consumers are told apart
+//! repeats by the job's state, not by the broker.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sql::outbox::{ClaimedMessage, LowWater, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox};
+use sql::{DbError, Pool};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::envelope::envelope;
+use crate::metrics::{RelayMetrics, outcome_label};
+use crate::outgoing::PublishOutcome;
+use crate::publisher::Publisher;
+use crate::topology::Topology;
+
+/// Back-off of a message that the broker did not take: doubles from the first to the last.
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+const BACKOFF_CAP: Duration = Duration::from_secs(60);
+
+/// How long an event is offered to a topic exchange that refuses it. Our own jobs are offered for ever.
+const EVENTS_GIVEN_UP_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// How far behind the last claimed message a claim starts: longer than an ingest transaction can take.
+const LOW_WATER_MARGIN: TimeDelta = TimeDelta::seconds(2);
+
+/// How often a claim starts at the beginning all the same, for what was committed later than that.
+const FULL_SCAN_EVERY: Duration = Duration::from_secs(5);
+
+/// What a cycle found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cycle {
+    /// Nothing was due, or another relay has it.
+    Idle,
+    /// This many messages were claimed; they are confirmed or put off.
+    Settled(usize),
+}
+
+/// Why a cycle could not be finished. Its rows are free again.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// The broker kept the batch too long.
+    #[error("the broker did not settle the batch in time")]
+    Stalled,
+}
+
+/// What the cycles of one target share.
+#[derive(Debug)]
+pub struct Drain {
+    target: Target,
+    topology: Topology,
+    batch_items: u16,
+    claim_timeout: Duration,
+    low_water: Mutex<Mark>,
+    metrics: RelayMetrics,
+}
+
+#[derive(Debug)]
+struct Mark {
+    at: DateTime<Utc>,
+    full_scan_due: Instant,
+}
+
+impl Drain {
+    /// Cycles of `target`. No claim is held longer than `claim_timeout`.
+    pub fn new(
+        target: Target,
+        topology: Topology,
+        batch_items: u16,
+        claim_timeout: Duration,
+        metrics: RelayMetrics,
+    ) -> Self {
+        let mark = Mark { at: LowWater::START.at, full_scan_due: Instant::now() };
+        Self { target, topology, batch_items, claim_timeout, low_water: Mutex::new(mark), metrics }
+    }
+
+    /// The target that is drained.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Claims what is due, publishes it and settles it.
+    ///
+    /// # Errors
+    /// [`CycleError`]: nothing is settled; what was published is published again.
+    pub async fn run_cycle(&self, pool: &Pool, publisher: &Publisher) -> Result<Cycle, CycleError> {
+        let mut client = pool.get().await.map_err(DbError::from)?;
+        let transaction = client.transaction().await.map_err(DbError::from)?;
+        let claimed = claim_outbox(&transaction, self.target, self.batch_items, self.claim_from()).await?;
+        let Some(last) = claimed.last() else {
+            transaction.rollback().await.map_err(DbError::from)?;
+            return Ok(Cycle::Idle);
+        };
+        self.move_low_water(last.next_attempt_at);
+        // A dropped transaction rolls back: the rows are free again.
+        let (settlement, abandoned) =
+            timeout(self.claim_timeout, self.publish(publisher, &claimed)).await.map_err(|_| CycleError::Stalled)?;
+        settle_outbox(&transaction, &settlement, BACKOFF_BASE, BACKOFF_CAP).await?;
+        transaction.commit().await.map_err(DbError::from)?;
+        self.metrics.batch_settled(self.target, settlement.confirmed.len());
+        if !abandoned.is_empty() {
+            abandon_outbox(&client, &abandoned).await?;
+        }
+        Ok(Cycle::Settled(claimed.len()))
+    }
+
+    async fn publish(&self, publisher: &Publisher, claimed: &[ClaimedMessage]) -> (Settlement, Vec<(Uuid, String)>) {
+        let mut settlement = Settlement::default();
+        let mut abandoned = Vec::new();
+        let mut messages = Vec::with_capacity(claimed.len());
+        let mut sent = Vec::with_capacity(claimed.len());
+        for row in claimed {
+            match envelope(row, self.target, &self.topology) {
+                Ok(message) => {
+                    messages.push(message);
+                    sent.push(row);
+                }
+                Err(reason) => self.abandon(row, reason, &mut abandoned),
+            }
+        }
+        for (row, outcome) in sent.into_iter().zip(publisher.publish_batch(messages).await) {
+            match outcome {
+                PublishOutcome::Confirmed => settlement.confirmed.push(row.id),
+                // Nobody has bound a queue: delivered to everybody who listens.
+                PublishOutcome::Returned { .. } if self.target == Target::Events => {
+                    self.metrics.not_published(self.target, "unheard");
+                    settlement.confirmed.push(row.id);
+                }
+                PublishOutcome::Refused(reason) => self.abandon(row, reason, &mut abandoned),
+                other if self.is_given_up(row) => self.abandon(row, other.to_string(), &mut abandoned),
+                other => {
+                    self.metrics.not_published(self.target, outcome_label(&other));
+                    settlement.deferred.push((row.id, other.to_string()));
+                }
+            }
+        }
+        if let Some((_, reason)) = settlement.deferred.first() {
+            tracing::warn!(outbox.target = self.target.as_str(), messages = settlement.deferred.len(), reason,
+                "messages were put off");
+        }
+        (settlement, abandoned)
+    }
+
+    fn abandon(&self, row: &ClaimedMessage, reason: String, abandoned: &mut Vec<(Uuid, String)>) {
+        tracing::error!(outbox.target = self.target.as_str(), outbox.id = %row.id, job.id = %row.job_id,
+            event.id = %row.event_id, reason, "a message is given up");
+        self.metrics.not_published(self.target, "unpublishable");
+        abandoned.push((row.id, reason));
+    }
+
+    /// Whether a stranger's queue has refused this event for too long.
+    fn is_given_up(&self, row: &ClaimedMessage) -> bool {
+        let made = row.id.get_timestamp().map(|at| at.to_unix().0).and_then(|seconds| i64::try_from(seconds).ok());
+        let age = made.and_then(|seconds| Some(row.next_attempt_at - DateTime::from_timestamp(seconds, 0)?));
+        self.target == Target::Events && age.is_some_and(|age| age > EVENTS_GIVEN_UP_AFTER)
+    }
+
+    fn claim_from(&self) -> LowWater {
+        let mut mark = self.low_water.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now >= mark.full_scan_due {
+            mark.full_scan_due = now + FULL_SCAN_EVERY;
+            return LowWater::START;
+        }
+        LowWater { at: mark.at - LOW_WATER_MARGIN, id: LowWater::START.id }
+    }
+
+    fn move_low_water(&self, at: DateTime<Utc>) {
+        let mut mark = self.low_water.lock().unwrap_or_else(PoisonError::into_inner);
+        mark.at = mark.at.max(at);
+    }
+}

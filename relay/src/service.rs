@@ -1,0 +1,275 @@
+//! The relay's loops: lanes that run cycles, and the one that sleeps for all of them.
+//!
+//! The protocol of going to sleep: commit that we sleep (`relay_sleep`), look once more in a new transaction, and only
+//! then wait. Whoever commits a message after that look finds the sleeper's row and notifies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use observability::admin::{self, Readiness};
+use sql::outbox::{LowWater, OUTBOX_CHANNEL, Target, outbox_next_due, relay_sleep, relay_wake};
+use sql::pool::Listener;
+use sql::{DbError, Pool, upkeep};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::cycle::{Cycle, Drain};
+use crate::metrics::RelayMetrics;
+use crate::publisher::{KeptPublisher, keep};
+use crate::supervisor::Supervisor;
+
+/// Connections beside the lanes of work messages: one lane each for events and copies, the sleeper, the rest.
+pub(crate) const OTHER_CONNECTIONS: u16 = 4;
+
+/// Pause after the database or the broker failed a cycle.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// Pause after something was due that may be another relay's, or still our own lanes'.
+const PAUSE_WHEN_DUE: Duration = Duration::from_millis(100);
+
+/// How long the sleeper waits for all lanes; one that hangs on its broker must not hold up the others' wake-up.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Who has looked, and when everybody should again.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// Rises when lanes should look.
+    round: u64,
+    /// Lanes that have found nothing in this round.
+    idle: usize,
+}
+
+/// What all lanes and the sleeper share.
+#[derive(Clone)]
+struct Shared {
+    pool: Pool,
+    rounds: watch::Sender<Rounds>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    /// Has every lane look, idle or not.
+    fn next_round(&self) {
+        self.rounds.send_modify(|rounds| {
+            rounds.round += 1;
+            rounds.idle = 0;
+        });
+    }
+}
+
+/// Runs the relay until `stop`, then ends what is in flight and returns.
+///
+/// # Errors
+/// If the configuration can't be used or the listener can't be bound. A database or broker that is away is no error.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let [database, schema] = upkeep::CHECKS;
+    let readiness = Readiness::new(&[database, schema, "broker"]);
+    let metrics = RelayMetrics::default();
+    let admin_stop = CancellationToken::new();
+    let encoder = metrics.encoder(observability::metrics::registry());
+    let admin = admin::serve(config.relay.listen, encoder, readiness.clone(), admin_stop.clone())
+        .with_context(|| format!("RELAY__LISTEN {}", config.relay.listen))?;
+    tracing::info!(address = %admin.addr, "probes and metrics");
+    let pool = sql::pool::connect(&config.database, "relayforge-relay").context("DATABASE__URL")?;
+
+    let publishers_stop = CancellationToken::new();
+    let broker_readiness = readiness.clone();
+    let supervisor = |name, readiness| Supervisor::new(&config.amqp, name, readiness);
+    let timeout = config.relay.confirm_timeout();
+    let (work, work_task) = keep(supervisor("relayforge-relay", broker_readiness)?, timeout, publishers_stop.clone());
+    // On a connection of their own: a stranger's queue that slows the broker down slows this one only.
+    let (events, events_task) =
+        keep(supervisor("relayforge-relay events", Readiness::new(&[]))?, timeout, publishers_stop.clone());
+
+    let shared = Shared { pool: pool.clone(), rounds: watch::Sender::default(), stop: stop.clone() };
+    let lanes = TaskTracker::new();
+    start_lanes(&config, &shared, &lanes, &work, &events, &metrics);
+    let upkeep_tasks = start_upkeep(&config, &pool, &readiness, &metrics, &stop);
+    lanes.spawn(sleep_for_all(shared, config));
+
+    stop.cancelled().await;
+    readiness.set_draining();
+    tracing::info!("draining");
+    lanes.close();
+    lanes.wait().await;
+    upkeep_tasks.close();
+    upkeep_tasks.wait().await;
+    publishers_stop.cancel();
+    let _ = tokio::join!(work_task, events_task);
+    admin_stop.cancel();
+    admin.task.await.context("the probe listener")??;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn start_lanes(
+    config: &Config,
+    shared: &Shared,
+    lanes: &TaskTracker,
+    work: &KeptPublisher,
+    events: &KeptPublisher,
+    metrics: &RelayMetrics,
+) {
+    let topology = crate::topology::Topology::new(&config.amqp.prefix);
+    for target in Target::ALL {
+        let drain = Arc::new(Drain::new(
+            target,
+            topology.clone(),
+            config.relay.batch_items,
+            config.relay.claim_timeout(),
+            metrics.clone(),
+        ));
+        let (count, publisher) = match target {
+            Target::Jobs => (config.relay.inflight, work),
+            Target::Dlq => (1, work),
+            Target::Events => (1, events),
+        };
+        for _ in 0..count {
+            lanes.spawn(run_lane(Arc::clone(&drain), shared.clone(), publisher.clone()));
+        }
+    }
+}
+
+fn start_upkeep(
+    config: &Config,
+    pool: &Pool,
+    readiness: &Readiness,
+    metrics: &RelayMetrics,
+    stop: &CancellationToken,
+) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    let readiness = readiness.clone();
+    let report = move |check, found: Result<(), &str>| readiness.set(check, found);
+    tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    tasks.spawn(upkeep::keep_partitions(pool.clone(), config.partitions.clone(), stop.clone()));
+    tasks.spawn(metrics.clone().keep_counting(pool.clone(), stop.clone()));
+    tasks
+}
+
+/// Runs cycles as long as they find something, then waits for the next round.
+async fn run_lane(drain: Arc<Drain>, shared: Shared, mut publisher: KeptPublisher) {
+    let mut rounds = shared.rounds.subscribe();
+    loop {
+        let seen = rounds.borrow_and_update().round;
+        let live = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            // Before the claim: while the broker is away, nothing is claimed.
+            live = publisher.current() => live,
+        };
+        let Some(live) = live else { return };
+        match drain.run_cycle(&shared.pool, &live).await {
+            Ok(Cycle::Settled(_)) => {}
+            Ok(Cycle::Idle) => {
+                shared.rounds.send_modify(|rounds| {
+                    if rounds.round == seen {
+                        rounds.idle += 1;
+                    }
+                });
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    // Its sender is in `shared`: it can't fail.
+                    _ = rounds.wait_for(|rounds| rounds.round != seen) => {}
+                }
+            }
+            Err(error) => {
+                tracing::warn!(outbox.target = drain.target().as_str(), %error, "a cycle failed");
+                pause(PAUSE_AFTER_FAILURE, &shared.stop).await;
+            }
+        }
+    }
+}
+
+/// Sleeps for all lanes until the relay stops.
+async fn sleep_for_all(shared: Shared, config: Config) {
+    let relay_id = Uuid::new_v4();
+    while !shared.stop.is_cancelled() {
+        let failed = tokio::select! {
+            () = shared.stop.cancelled() => break,
+            failed = sleep_and_wake(&shared, &config, relay_id) => failed,
+        };
+        tracing::warn!(error = %failed, "the outbox can't be watched; trying again");
+        pause(PAUSE_AFTER_FAILURE, &shared.stop).await;
+        // For whatever was missed meanwhile.
+        shared.next_round();
+    }
+    if let Ok(client) = shared.pool.get().await {
+        let _ = relay_wake(&client, relay_id).await;
+    }
+}
+
+/// Says that the relay sleeps, looks once more, waits until something is due or a writer notifies; again and again.
+/// Returns when the database fails.
+async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbError {
+    let lanes = usize::from(config.relay.inflight) + Target::ALL.len() - 1;
+    let mut listener = match Listener::connect(&config.database, OUTBOX_CHANNEL).await {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let mut rounds = shared.rounds.subscribe();
+    let mut looks = Looks::default();
+    loop {
+        // While all lanes work there is nothing to sleep for. The sender is in `shared`: waiting can't fail.
+        let _ = rounds.wait_for(|rounds| rounds.idle > 0).await.map(drop);
+        let _ = tokio::time::timeout(PATIENCE, rounds.wait_for(|rounds| rounds.idle == lanes)).await.map(drop);
+        let wait = match looks.say_and_look(shared, relay_id, config.relay.poll()).await {
+            Ok(Some(wait)) => wait,
+            Ok(None) => {
+                shared.next_round();
+                PAUSE_WHEN_DUE
+            }
+            Err(error) => return error,
+        };
+        tokio::select! {
+            notified = listener.next() => match notified {
+                Some(_) => shared.next_round(),
+                None => return DbError::Unavailable("the listening connection was lost".to_owned()),
+            },
+            // What falls due now is found by the next look.
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Looks at the outbox, and what the database's clock said then.
+#[derive(Default)]
+struct Looks {
+    clock: Option<(DateTime<Utc>, Instant)>,
+}
+
+impl Looks {
+    /// Commits that we sleep for `poll`, then looks. Returns how long there is nothing to do, or none if something is
+    /// due. Two round trips.
+    async fn say_and_look(
+        &mut self,
+        shared: &Shared,
+        relay_id: Uuid,
+        poll: Duration,
+    ) -> Result<Option<Duration>, DbError> {
+        let client = shared.pool.get().await?;
+        let now = match self.clock {
+            // The database's clock, as of its last word: ours may be hours off.
+            Some((then, at)) => then + at.elapsed(),
+            None => outbox_next_due(&client, LowWater::START.at).await?.now,
+        };
+        let wakes_at = now + poll;
+        relay_sleep(&client, relay_id, wakes_at).await?;
+        let found = outbox_next_due(&client, LowWater::START.at).await?;
+        self.clock = Some((found.now, Instant::now()));
+        let until = found.due.map_or(wakes_at, |due| due.min(wakes_at));
+        Ok((until - found.now).to_std().ok().filter(|wait| !wait.is_zero()))
+    }
+}
+
+async fn pause(length: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(length) => {}
+    }
+}

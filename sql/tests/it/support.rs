@@ -1,0 +1,135 @@
+//! What several tests arrange: webhooks, and looks at the tables.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sql::event::SourceKind;
+use sql::ingest::{Ids, IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::testing::TestDb;
+use sql::{DbError, GenericClient, Object};
+use uuid::Uuid;
+
+pub(crate) const DEFAULT_TENANT: Uuid = Uuid::nil();
+
+pub(crate) const RULES: IngestRules = IngestRules {
+    default_daily_quota: 1_000_000,
+    dedup_window: Duration::from_secs(7 * 86_400),
+    hash_window: Duration::from_secs(86_400),
+};
+
+/// A webhook to be varied by struct update.
+#[derive(Clone)]
+pub(crate) struct Hook {
+    pub(crate) tenant: Uuid,
+    pub(crate) source: &'static str,
+    pub(crate) id: Option<String>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) signed_at: Option<i64>,
+}
+
+/// A generic webhook of the default tenant with that event id.
+pub(crate) fn hook(id: &str) -> Hook {
+    Hook {
+        tenant: DEFAULT_TENANT,
+        source: "generic",
+        id: Some(id.to_owned()),
+        body: br#"{"event":"order.created","data":{}}"#.to_vec(),
+        signed_at: None,
+    }
+}
+
+/// A Stripe webhook of the default tenant, signed at that second.
+pub(crate) fn stripe(id: &str, signed_at: i64) -> Hook {
+    Hook { source: "stripe", signed_at: Some(signed_at), ..hook(id) }
+}
+
+pub(crate) async fn ingest_with(
+    client: &impl GenericClient,
+    hooks: &[Hook],
+    rules: &IngestRules,
+) -> Result<Vec<Ingested>, DbError> {
+    let headers: Value = json!({ "content-type": "application/json" });
+    let rows: Vec<NewWebhook<'_>> = hooks
+        .iter()
+        .map(|hook| NewWebhook {
+            tenant_id: hook.tenant,
+            source: hook.source,
+            provider_event_id: hook.id.as_deref(),
+            event_type: "order.created",
+            body: &hook.body,
+            headers: &headers,
+            signature_timestamp: hook.signed_at.and_then(|at| DateTime::<Utc>::from_timestamp(at, 0)),
+            secret_id: None,
+            correlation_id: "test",
+            trace_context: None,
+        })
+        .collect();
+    ingest_webhooks(client, &rows, rules).await
+}
+
+pub(crate) async fn ingest(client: &impl GenericClient, hooks: &[Hook]) -> Vec<Ingested> {
+    ingest_with(client, hooks, &RULES).await.unwrap()
+}
+
+/// A connection as the API's role.
+pub(crate) async fn api(db: &TestDb) -> Object {
+    db.pool("relayforge_api").get().await.unwrap()
+}
+
+/// A connection as the consumer's role.
+pub(crate) async fn consumer(db: &TestDb) -> Object {
+    db.pool("relayforge_consumer").get().await.unwrap()
+}
+
+/// A connection as the relay's role.
+pub(crate) async fn relay(db: &TestDb) -> Object {
+    db.pool("relayforge_relay").get().await.unwrap()
+}
+
+pub(crate) async fn owner(db: &TestDb) -> Object {
+    db.pool("owner").get().await.unwrap()
+}
+
+pub(crate) fn accepted(outcome: &Ingested) -> Ids {
+    match outcome {
+        Ingested::Accepted { ids } => *ids,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+pub(crate) fn duplicate(outcome: &Ingested) -> Ids {
+    match outcome {
+        Ingested::Duplicate { ids } => *ids,
+        other => panic!("not a duplicate: {other:?}"),
+    }
+}
+
+/// One number from a query.
+pub(crate) async fn count(db: &TestDb, query: &str) -> i64 {
+    db.owner().await.query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// A tenant of its own, optionally with a daily quota.
+pub(crate) async fn tenant(db: &TestDb, slug: &str, daily_quota: Option<i64>) -> Uuid {
+    let id = sql::config::create_tenant(&owner(db).await, slug, slug, None).await.unwrap();
+    db.owner()
+        .await
+        .execute("update store.tenants set daily_quota = $2 where id = $1", &[&id, &daily_quota])
+        .await
+        .unwrap();
+    id
+}
+
+/// A source of kind generic that differs from the built-in one.
+pub(crate) async fn source(db: &TestDb, name: &str, dedup: &str, replay_policy: &str, fanout: bool) {
+    let source = sql::config::NewSource {
+        name,
+        kind: SourceKind::Generic,
+        dedup,
+        replay_policy,
+        job_kind: "log",
+        fanout,
+    };
+    sql::config::create_source(&owner(db).await, source).await.unwrap();
+}
