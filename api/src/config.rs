@@ -48,11 +48,21 @@ pub struct ApiConfig {
 #[derive(clap::Args, Debug, Clone)]
 pub struct ServerConfig {
     /// Address to listen on.
-    #[arg(long = "SERVER__HOST", env = "SERVER__HOST", hide_env_values = true, default_value = "127.0.0.1")]
+    #[arg(
+        long = "SERVER__HOST",
+        env = "SERVER__HOST",
+        hide_env_values = true,
+        default_value = "127.0.0.1"
+    )]
     pub host: IpAddr,
 
     /// Port to listen on; 0 takes a free one.
-    #[arg(long = "SERVER__PORT", env = "SERVER__PORT", hide_env_values = true, default_value_t = 8080)]
+    #[arg(
+        long = "SERVER__PORT",
+        env = "SERVER__PORT",
+        hide_env_values = true,
+        default_value_t = 8080
+    )]
     pub port: u16,
 
     /// How long requests in flight may take to end after SIGTERM, in seconds.
@@ -65,7 +75,11 @@ pub struct ServerConfig {
 #[derive(clap::Args, Debug, Clone)]
 pub struct WebhooksConfig {
     /// Secret of source `github` for the default tenant.
-    #[arg(long = "WEBHOOKS__GITHUB_SECRET", env = "WEBHOOKS__GITHUB_SECRET", hide_env_values = true)]
+    #[arg(
+        long = "WEBHOOKS__GITHUB_SECRET",
+        env = "WEBHOOKS__GITHUB_SECRET",
+        hide_env_values = true
+    )]
     pub github_secret: Option<Secret>,
 
     /// Secret of source `generic` for the default tenant.
@@ -118,7 +132,7 @@ pub struct HardeningConfig {
     pub max_body_bytes: u32,
 
     /// Connections open at once; further ones wait to be accepted.
-    #[arg(long = "HARDENING__MAX_CONNECTIONS", env = "HARDENING__MAX_CONNECTIONS",
+    #[arg(id = "HARDENING__MAX_CONNECTIONS", long = "HARDENING__MAX_CONNECTIONS", env = "HARDENING__MAX_CONNECTIONS",
           hide_env_values = true, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub max_connections: u32,
 
@@ -186,11 +200,19 @@ pub struct IngestConfig {
 #[derive(clap::Args, Debug, Clone)]
 pub struct SecretsConfig {
     /// Key that tenants' secrets are sealed under: base64 of 32 bytes. Required in production.
-    #[arg(long = "SECRETS__MASTER_KEY", env = "SECRETS__MASTER_KEY", hide_env_values = true)]
+    #[arg(
+        long = "SECRETS__MASTER_KEY",
+        env = "SECRETS__MASTER_KEY",
+        hide_env_values = true
+    )]
     pub master_key: Option<Secret>,
 
     /// Earlier keys, which still open what they have sealed; separated by commas.
-    #[arg(long = "SECRETS__PREVIOUS_MASTER_KEYS", env = "SECRETS__PREVIOUS_MASTER_KEYS", hide_env_values = true)]
+    #[arg(
+        long = "SECRETS__PREVIOUS_MASTER_KEYS",
+        env = "SECRETS__PREVIOUS_MASTER_KEYS",
+        hide_env_values = true
+    )]
     pub previous_master_keys: Option<Secret>,
 }
 
@@ -230,10 +252,18 @@ impl ApiConfig {
             };
         };
         MasterKeys::new(current, []).map_err(|error| format!("SECRETS__MASTER_KEY: {error}"))?;
-        let previous = self.secrets.previous_master_keys.as_ref().map(Secret::expose).unwrap_or_default();
-        MasterKeys::new(current, previous.split(',').map(str::trim).filter(|key| !key.is_empty()))
-            .map(Some)
-            .map_err(|error| format!("SECRETS__PREVIOUS_MASTER_KEYS: {error}"))
+        let previous = self
+            .secrets
+            .previous_master_keys
+            .as_ref()
+            .map(Secret::expose)
+            .unwrap_or_default();
+        MasterKeys::new(
+            current,
+            previous.split(',').map(str::trim).filter(|key| !key.is_empty()),
+        )
+        .map(Some)
+        .map_err(|error| format!("SECRETS__PREVIOUS_MASTER_KEYS: {error}"))
     }
 
     fn refuse_development_secrets(&self) -> Result<(), String> {
@@ -243,13 +273,27 @@ impl ApiConfig {
         // base64 of the mark's first nine bytes: it falls on a boundary of three.
         let secrets = [
             ("SECRETS__MASTER_KEY", Some(master_key), "ZGV2ZWxvcG1l"),
-            ("WEBHOOKS__GITHUB_SECRET", self.webhooks.github_secret.as_ref(), DEVELOPMENT_MARK),
-            ("WEBHOOKS__GENERIC_HMAC_SECRET", self.webhooks.generic_hmac_secret.as_ref(), DEVELOPMENT_MARK),
-            ("WEBHOOKS__STRIPE_ENDPOINT_SECRET", self.webhooks.stripe_endpoint_secret.as_ref(), DEVELOPMENT_MARK),
+            (
+                "WEBHOOKS__GITHUB_SECRET",
+                self.webhooks.github_secret.as_ref(),
+                DEVELOPMENT_MARK,
+            ),
+            (
+                "WEBHOOKS__GENERIC_HMAC_SECRET",
+                self.webhooks.generic_hmac_secret.as_ref(),
+                DEVELOPMENT_MARK,
+            ),
+            (
+                "WEBHOOKS__STRIPE_ENDPOINT_SECRET",
+                self.webhooks.stripe_endpoint_secret.as_ref(),
+                DEVELOPMENT_MARK,
+            ),
         ];
         for (variable, secret, mark) in secrets {
             if secret.is_some_and(|secret| secret.expose().starts_with(mark)) {
-                return Err(format!("{variable} is a development secret, and APP_ENV is production"));
+                return Err(format!(
+                    "{variable} is a development secret, and APP_ENV is production"
+                ));
             }
         }
         Ok(())
@@ -269,8 +313,15 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<ApiConfig, String> {
         let mut arguments = vec!["relayforge-api".to_owned()];
-        let defaults = [("DATABASE__URL", "postgres://api@localhost/relayforge"), ("APP_ENV", "development")];
-        for (name, value) in defaults.iter().filter(|(name, _)| pairs.iter().all(|(n, _)| n != name)).chain(pairs) {
+        let defaults = [
+            ("DATABASE__URL", "postgres://api@localhost/relayforge"),
+            ("APP_ENV", "development"),
+        ];
+        for (name, value) in defaults
+            .iter()
+            .filter(|(name, _)| pairs.iter().all(|(n, _)| n != name))
+            .chain(pairs)
+        {
             arguments.extend([format!("--{name}"), (*value).to_owned()]);
         }
         let config = ApiConfig::try_parse_from(arguments).map_err(|error| error.to_string())?;
@@ -297,12 +348,22 @@ mod tests {
 
     #[test]
     fn production_wants_a_master_key_and_no_development_secret() {
-        let key = ("SECRETS__MASTER_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
-        let development_key = ("SECRETS__MASTER_KEY", "ZGV2ZWxvcG1lbnQtbWFzdGVyLWtleS0wMTIzNDU2Nzg=");
+        let key = (
+            "SECRETS__MASTER_KEY",
+            "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+        );
+        let development_key = (
+            "SECRETS__MASTER_KEY",
+            "ZGV2ZWxvcG1lbnQtbWFzdGVyLWtleS0wMTIzNDU2Nzg=",
+        );
         let production = ("APP_ENV", "production");
         assert!(parse(&[production]).unwrap_err().contains("SECRETS__MASTER_KEY"));
         assert!(parse(&[production, key]).is_ok());
-        assert!(parse(&[production, development_key]).unwrap_err().contains("SECRETS__MASTER_KEY"));
+        assert!(
+            parse(&[production, development_key])
+                .unwrap_err()
+                .contains("SECRETS__MASTER_KEY")
+        );
         assert!(parse(&[development_key]).is_ok());
         let error = parse(&[production, key, ("WEBHOOKS__GITHUB_SECRET", "development-github")]).unwrap_err();
         assert!(error.contains("WEBHOOKS__GITHUB_SECRET"), "{error}");

@@ -118,7 +118,9 @@ impl ApiError {
             Self::UnknownSource => (StatusCode::NOT_FOUND, "unknown_source"),
             Self::SecretMissing => (StatusCode::SERVICE_UNAVAILABLE, "secret_missing"),
             Self::Signature(SignatureError::Missing(_)) => (StatusCode::UNAUTHORIZED, "signature_missing"),
-            Self::Signature(SignatureError::Malformed { .. }) => (StatusCode::UNAUTHORIZED, "signature_malformed"),
+            Self::Signature(SignatureError::Malformed { .. }) => {
+                (StatusCode::UNAUTHORIZED, "signature_malformed")
+            }
             Self::Signature(SignatureError::Mismatch) => (StatusCode::UNAUTHORIZED, "signature_mismatch"),
             Self::Signature(SignatureError::Stale { .. }) => (StatusCode::UNAUTHORIZED, "signature_stale"),
             Self::TenantRateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "tenant_rate_limited"),
@@ -130,9 +132,10 @@ impl ApiError {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-            Self::Framework(status, _) => {
-                (StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST), "bad_request")
-            }
+            Self::Framework(status, _) => (
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
+                "bad_request",
+            ),
         }
     }
 
@@ -151,7 +154,9 @@ impl ApiError {
     fn extensions(&self) -> Vec<(&'static str, Value)> {
         match self {
             Self::InvalidEvent(error) => vec![("field", json!(error.field))],
-            Self::Replay { event_id, job_id } => vec![("event_id", json!(event_id)), ("job_id", json!(job_id))],
+            Self::Replay { event_id, job_id } => {
+                vec![("event_id", json!(event_id)), ("job_id", json!(job_id))]
+            }
             _ => Vec::new(),
         }
     }
@@ -180,7 +185,10 @@ impl ApiError {
             response.insert_header((header::ALLOW, *allow));
         }
         // What was not read whole must not be taken for the next request.
-        if matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout { .. } | Self::BodyUnreadable) {
+        if matches!(
+            self,
+            Self::BodyTooLarge { .. } | Self::BodyTimeout { .. } | Self::BodyUnreadable
+        ) {
             response.force_close();
         }
         response.body(problem.to_string())

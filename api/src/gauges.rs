@@ -37,7 +37,11 @@ impl Collector for Gauges {
         )?;
         #[expect(clippy::cast_precision_loss, reason = "a queue is far shorter than 2^52")]
         let waiting = self.ingest.waiting() as f64;
-        gauge("ingest_queue_items", "Webhooks that wait for a database connection.", waiting)?;
+        gauge(
+            "ingest_queue_items",
+            "Webhooks that wait for a database connection.",
+            waiting,
+        )?;
         gauge(
             "ingest_breaker_open",
             "1 while webhooks are answered 503 because the database is away.",

@@ -142,7 +142,11 @@ impl Ingest {
             return Err(ApiError::Unavailable("the database is away"));
         }
         let (answer, receiver) = oneshot::channel();
-        self.0.push(Pending { webhook, answer, queued: Instant::now() })?;
+        self.0.push(Pending {
+            webhook,
+            answer,
+            queued: Instant::now(),
+        })?;
         self.0.arrived.notify_one();
         match timeout_at(deadline, receiver).await {
             Ok(Ok(outcome)) => outcome,
@@ -193,7 +197,9 @@ impl Shared {
             if full {
                 break;
             }
-            let Some(pending) = queue.items.pop_front() else { break };
+            let Some(pending) = queue.items.pop_front() else {
+                break;
+            };
             queue.bytes = queue.bytes.saturating_sub(size);
             if !pending.answer.is_closed() {
                 bytes += size;
@@ -262,8 +268,8 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
     }
 }
 
-/// Commits a batch. What a batch can't pass whole is tried again in parts: by tenant, so that one tenant's held quota
-/// row stops nobody else, then by halves, so that one bad webhook fails alone.
+/// Commits a batch. What can't be passed whole is tried again in parts: by tenant, so that one tenant's held quota row
+/// stops nobody else; then, unless it is a lock that stands in the way, by halves, so that one bad webhook fails alone.
 async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
     let deadline = Instant::now() + shared.config.deadline();
     let client = match timeout_at(deadline, shared.pool.get()).await {
@@ -271,11 +277,14 @@ async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
         Ok(Err(error)) => return give_up(shared, batch, &error.to_string()),
         Err(_) => return give_up(shared, batch, "no connection in time"),
     };
-    let mut parts = vec![(batch, true)];
-    while let Some((part, may_retry)) = parts.pop() {
+    let mut parts = vec![(batch, false)];
+    while let Some((part, retried)) = parts.pop() {
         match timeout_at(deadline, try_batch(&client, shared, &part)).await {
             Ok(Ok(outcomes)) => {
-                if outcomes.iter().any(|outcome| matches!(outcome, Ingested::Accepted { .. })) {
+                if outcomes
+                    .iter()
+                    .any(|outcome| matches!(outcome, Ingested::Accepted { .. }))
+                {
                     shared.committed.notify_one();
                 }
                 for (pending, outcome) in part.into_iter().zip(outcomes) {
@@ -283,19 +292,19 @@ async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
                 }
             }
             Ok(Err(error)) if error.is_unavailable() => {
-                let rest = parts.into_iter().flat_map(|(part, _)| part);
-                return give_up(shared, part.into_iter().chain(rest).collect(), &error.to_string());
+                let rest = part
+                    .into_iter()
+                    .chain(parts.into_iter().flat_map(|(part, _)| part));
+                return give_up(shared, rest.collect(), &error.to_string());
             }
-            Ok(Err(error)) if error.is_retryable() && may_retry => {
-                tracing::warn!(%error, batch.items = part.len(), "a batch is tried again");
-                parts.push((part, false));
-            }
-            Ok(Err(error)) => split(part, &error, &mut parts),
+            Ok(Err(error)) => split(part, retried, &error, &mut parts),
             Err(_) => {
                 // The statement may still run, and its answer would be the next one's: the connection is dropped.
                 drop(Object::take(client));
-                let rest = parts.into_iter().flat_map(|(part, _)| part);
-                return give_up(shared, part.into_iter().chain(rest).collect(), "no answer in time");
+                let rest = part
+                    .into_iter()
+                    .chain(parts.into_iter().flat_map(|(part, _)| part));
+                return give_up(shared, rest.collect(), "no answer in time");
             }
         }
     }
@@ -306,44 +315,66 @@ async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result
     ingest_webhooks(client, &rows, &shared.rules).await
 }
 
-fn split(part: Vec<Pending>, error: &DbError, parts: &mut Vec<(Vec<Pending>, bool)>) {
-    let mut items = part;
-    if items.len() <= 1 {
-        for pending in items {
-            tracing::error!(%error, correlation_id = pending.webhook.correlation_id,
-                tenant.id = %pending.webhook.tenant_id, "a webhook can't be stored");
-            let refusal = if error.is_retryable() {
-                ApiError::Unavailable("the tenant's rows are locked by somebody else")
-            } else {
-                ApiError::Internal
-            };
-            let _ = pending.answer.send(Err(refusal));
-        }
-        return;
+/// Puts the parts of a failed batch back, or answers those that can't be parted any further. The last part is tried
+/// first; a lock that stood in the way is tried once more when its tenant is alone.
+fn split(mut part: Vec<Pending>, retried: bool, error: &DbError, parts: &mut Vec<(Vec<Pending>, bool)>) {
+    tracing::warn!(%error, batch.items = part.len(), "a batch failed");
+    part.sort_by_key(|pending| pending.webhook.tenant_id);
+    let tenants: Vec<Vec<Pending>> = into_tenants(part);
+    if tenants.len() > 1 {
+        return parts.extend(tenants.into_iter().map(|items| (items, false)));
     }
-    tracing::warn!(%error, batch.items = items.len(), "a batch is split");
-    let first = items.first().map(|pending| pending.webhook.tenant_id);
-    if items.iter().any(|pending| Some(pending.webhook.tenant_id) != first) {
-        items.sort_by_key(|pending| pending.webhook.tenant_id);
-        let mut tenant: Vec<Pending> = Vec::new();
-        for pending in items {
-            if tenant.last().is_some_and(|last| last.webhook.tenant_id != pending.webhook.tenant_id) {
-                parts.push((std::mem::take(&mut tenant), false));
-            }
-            tenant.push(pending);
+    for mut items in tenants {
+        if error.is_retryable() && !retried {
+            parts.push((items, true));
+        } else if items.len() > 1 && !error.is_retryable() {
+            parts.push((items.split_off(items.len() / 2), false));
+            parts.push((items, false));
+        } else {
+            items.into_iter().for_each(|pending| refuse(pending, error));
         }
-        parts.push((tenant, false));
-    } else {
-        let second_half = items.split_off(items.len() / 2);
-        parts.push((second_half, false));
-        parts.push((items, false));
     }
 }
 
+/// Runs of one tenant each, of items that are sorted by tenant.
+fn into_tenants(sorted: Vec<Pending>) -> Vec<Vec<Pending>> {
+    let mut tenants: Vec<Vec<Pending>> = Vec::new();
+    for pending in sorted {
+        match tenants.last_mut() {
+            Some(run)
+                if run
+                    .first()
+                    .is_some_and(|p| p.webhook.tenant_id == pending.webhook.tenant_id) =>
+            {
+                run.push(pending);
+            }
+            _ => tenants.push(vec![pending]),
+        }
+    }
+    tenants
+}
+
+fn refuse(pending: Pending, error: &DbError) {
+    let refusal = if error.is_retryable() {
+        ApiError::Unavailable("the tenant's rows are locked by somebody else")
+    } else {
+        tracing::error!(%error, correlation_id = pending.webhook.correlation_id,
+            tenant.id = %pending.webhook.tenant_id, "a webhook can't be stored");
+        ApiError::Internal
+    };
+    let _ = pending.answer.send(Err(refusal));
+}
+
 fn give_up(shared: &Shared, items: Vec<Pending>, why: &str) {
-    tracing::error!(error = why, batch.items = items.len(), "a batch was not committed");
+    tracing::error!(
+        error = why,
+        batch.items = items.len(),
+        "a batch was not committed"
+    );
     for pending in items {
-        let _ = pending.answer.send(Err(ApiError::Unavailable("the database is away")));
+        let _ = pending
+            .answer
+            .send(Err(ApiError::Unavailable("the database is away")));
     }
     shared.trip();
 }

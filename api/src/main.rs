@@ -1,5 +1,9 @@
 //! `relayforge-api`: configuration, telemetry, run, exit code.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "there is no log before the configuration is known")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "there is no log before the configuration is known"
+)]
 
 use std::process::ExitCode;
 

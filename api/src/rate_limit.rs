@@ -29,7 +29,10 @@ struct Bucket {
 
 impl Bucket {
     fn full(burst: f64, now: Instant) -> Self {
-        Self { tokens: burst, filled: now }
+        Self {
+            tokens: burst,
+            filled: now,
+        }
     }
 
     /// Takes one token, or says how long until there is one.
@@ -58,7 +61,10 @@ impl Sender {
         let network = Network::of(address);
         let mut hasher = DefaultHasher::new();
         (network, tenant, source).hash(&mut hasher);
-        Self { network, key: hasher.finish() }
+        Self {
+            network,
+            key: hasher.finish(),
+        }
     }
 }
 
@@ -123,9 +129,15 @@ impl IngressLimiter {
         let (rate, burst) = (self.half_rate, self.half_burst);
         let mut guard = self.lock();
         let state = &mut *guard;
-        let known = state.verified.get(&sender.key).is_some_and(|at| now.saturating_duration_since(*at) < VERIFIED_FOR);
+        let known = state
+            .verified
+            .get(&sender.key)
+            .is_some_and(|at| now.saturating_duration_since(*at) < VERIFIED_FOR);
         if known {
-            return state.reserved.take(rate, burst, now).or_else(|_| state.open.take(rate, burst, now));
+            return state
+                .reserved
+                .take(rate, burst, now)
+                .or_else(|_| state.open.take(rate, burst, now));
         }
         // A stranger's network gets half of the open half, so that two networks have to collude to fill it.
         let (network_rate, network_burst) = (rate / 2.0, (burst / 2.0).max(1.0));
@@ -133,7 +145,10 @@ impl IngressLimiter {
             state.forget_full_networks(network_rate, network_burst, now);
         }
         let bucket = if state.networks.len() < MAX_NETWORKS || state.networks.contains_key(&sender.network) {
-            state.networks.entry(sender.network).or_insert_with(|| Bucket::full(network_burst, now))
+            state
+                .networks
+                .entry(sender.network)
+                .or_insert_with(|| Bucket::full(network_burst, now))
         } else {
             &mut state.crowd
         };
@@ -145,7 +160,9 @@ impl IngressLimiter {
     pub fn verified(&self, sender: Sender, now: Instant) {
         let mut state = self.lock();
         if state.verified.len() >= MAX_VERIFIED && !state.verified.contains_key(&sender.key) {
-            state.verified.retain(|_, at| now.saturating_duration_since(*at) < VERIFIED_FOR);
+            state
+                .verified
+                .retain(|_, at| now.saturating_duration_since(*at) < VERIFIED_FOR);
             if state.verified.len() >= MAX_VERIFIED {
                 return;
             }
@@ -181,7 +198,10 @@ impl TenantLimiter {
     pub fn admit(&self, tenant: Uuid, rate: u32, burst: u32, now: Instant) -> Result<(), Duration> {
         let (rate, burst) = (f64::from(rate), f64::from(burst));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(tenant).or_insert_with(|| Bucket::full(burst, now)).take(rate, burst, now)
+        buckets
+            .entry(tenant)
+            .or_insert_with(|| Bucket::full(burst, now))
+            .take(rate, burst, now)
     }
 }
 
@@ -213,17 +233,30 @@ mod tests {
         assert_eq!(friends, 100, "the reserved half is whole");
         // A second later 50 tokens are back on each side.
         let later = start + Duration::from_secs(1);
-        assert_eq!((0..200).filter(|_| limiter.admit(friend, later).is_ok()).count(), 100);
+        assert_eq!(
+            (0..200).filter(|_| limiter.admit(friend, later).is_ok()).count(),
+            100
+        );
         // And after VERIFIED_FOR it is a stranger again.
         let forgotten = start + VERIFIED_FOR;
-        assert_eq!((0..200).filter(|_| limiter.admit(friend, forgotten).is_ok()).count(), 50);
+        assert_eq!(
+            (0..200)
+                .filter(|_| limiter.admit(friend, forgotten).is_ok())
+                .count(),
+            50
+        );
     }
 
     #[test]
     fn one_network_of_strangers_gets_half_of_the_open_half() {
         let start = Instant::now();
         let limiter = IngressLimiter::new(100, 200, start);
-        assert_eq!((1..=200).filter(|i| limiter.admit(sender(&format!("10.0.0.{i}")), start).is_ok()).count(), 50);
+        assert_eq!(
+            (1..=200)
+                .filter(|i| limiter.admit(sender(&format!("10.0.0.{i}")), start).is_ok())
+                .count(),
+            50
+        );
         assert!(limiter.admit(sender("10.0.1.1"), start).is_ok());
     }
 
@@ -238,7 +271,13 @@ mod tests {
         }
         assert!(limiter.lock().networks.len() <= MAX_NETWORKS);
         for i in 0..(MAX_VERIFIED + 1000) {
-            limiter.verified(Sender { network: Network([0; 6]), key: i as u64 }, start);
+            limiter.verified(
+                Sender {
+                    network: Network([0; 6]),
+                    key: i as u64,
+                },
+                start,
+            );
         }
         assert!(limiter.lock().verified.len() <= MAX_VERIFIED);
     }
@@ -248,7 +287,10 @@ mod tests {
         let start = Instant::now();
         let limiter = TenantLimiter::default();
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        assert_eq!((0..10).filter(|_| limiter.admit(a, 1, 3, start).is_ok()).count(), 3);
+        assert_eq!(
+            (0..10).filter(|_| limiter.admit(a, 1, 3, start).is_ok()).count(),
+            3
+        );
         assert!(limiter.admit(b, 1, 3, start).is_ok());
         let wait = limiter.admit(a, 1, 3, start).unwrap_err();
         assert!(limiter.admit(a, 1, 3, start + wait).is_ok());

@@ -120,7 +120,10 @@ impl Registry {
 
     fn publish(&self, snapshot: Snapshot) {
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *state = State { snapshot: Arc::new(snapshot), confirmed: Some(Instant::now()) };
+        *state = State {
+            snapshot: Arc::new(snapshot),
+            confirmed: Some(Instant::now()),
+        };
     }
 
     fn confirm(&self) {
@@ -195,20 +198,39 @@ async fn load(pool: &Pool, material: &KeyMaterial) -> Result<Snapshot, DbError> 
     let sources = load_sources(&client).await?;
     let secrets = load_secrets(&client).await?;
     let mut snapshot = Snapshot {
-        slugs: tenants.iter().map(|tenant| (tenant.slug.clone(), tenant.id)).collect(),
+        slugs: tenants
+            .iter()
+            .map(|tenant| (tenant.slug.clone(), tenant.id))
+            .collect(),
         tenants: tenants.into_iter().map(|tenant| (tenant.id, tenant)).collect(),
-        sources: sources.into_iter().map(|source| (source.name.clone(), source)).collect(),
+        sources: sources
+            .into_iter()
+            .map(|source| (source.name.clone(), source))
+            .collect(),
         rings: HashMap::new(),
     };
     for stored in secrets {
-        let owner = SecretOwner { tenant_id: stored.tenant_id, source: &stored.source, id: stored.id };
+        let owner = SecretOwner {
+            tenant_id: stored.tenant_id,
+            source: &stored.source,
+            id: stored.id,
+        };
         let opened = match &material.master_keys {
-            Some(keys) => keys.open(owner, &stored.sealed).map_err(|error| error.to_string()),
+            Some(keys) => keys
+                .open(owner, &stored.sealed)
+                .map_err(|error| error.to_string()),
             None => Err("SECRETS__MASTER_KEY is not set".to_owned()),
         };
-        let key = opened.and_then(|text| VerifyingKey::new(text.expose().as_bytes()).map_err(|e| e.to_string()));
+        let key =
+            opened.and_then(|text| VerifyingKey::new(text.expose().as_bytes()).map_err(|e| e.to_string()));
         match key {
-            Ok(key) => add_key(&mut snapshot, stored.tenant_id, &stored.source, key, Some(stored.id)),
+            Ok(key) => add_key(
+                &mut snapshot,
+                stored.tenant_id,
+                &stored.source,
+                key,
+                Some(stored.id),
+            ),
             // One secret that does not open must not take the others away.
             Err(error) => {
                 tracing::error!(tenant.id = %stored.tenant_id, source = stored.source, secret.id = %stored.id, error,
@@ -231,14 +253,22 @@ fn add_fallbacks(snapshot: &mut Snapshot, webhooks: &WebhooksConfig) {
         if snapshot.keys(tenant, source).is_some() {
             continue;
         }
-        if let Some(key) = secret.as_ref().and_then(|text| VerifyingKey::new(text.expose().as_bytes()).ok()) {
+        if let Some(key) = secret
+            .as_ref()
+            .and_then(|text| VerifyingKey::new(text.expose().as_bytes()).ok())
+        {
             add_key(snapshot, tenant, source, key, None);
         }
     }
 }
 
 fn add_key(snapshot: &mut Snapshot, tenant: Uuid, source: &str, key: VerifyingKey, id: Option<Uuid>) {
-    let ring = snapshot.rings.entry(tenant).or_default().entry(source.to_owned()).or_default();
+    let ring = snapshot
+        .rings
+        .entry(tenant)
+        .or_default()
+        .entry(source.to_owned())
+        .or_default();
     ring.keys.push(key);
     ring.versions.push(SecretVersion { id });
 }

@@ -40,13 +40,21 @@ pub struct Rejections {
 impl Rejections {
     /// Rejected webhooks by cause.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("webhook_rejections", "Webhooks that were refused, by cause", self.total.clone());
+        registry.register(
+            "webhook_rejections",
+            "Webhooks that were refused, by cause",
+            self.total.clone(),
+        );
     }
 
     /// Counts one rejection. `source` and `tenant_id` must exist in the registry.
     pub fn count(&self, cause: &'static str, source: Option<&str>, tenant_id: Option<Uuid>) {
         self.total.get_or_create(&CauseLabel { cause }).inc();
-        let key = Key { cause, source: source.unwrap_or_default().to_owned(), tenant_id };
+        let key = Key {
+            cause,
+            source: source.unwrap_or_default().to_owned(),
+            tenant_id,
+        };
         let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         *unwritten.entry(key).or_default() += 1;
     }

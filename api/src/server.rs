@@ -64,14 +64,21 @@ pub struct Running {
 /// If the address can't be bound, or the configuration can't be used.
 pub fn build(config: ApiConfig) -> anyhow::Result<Running> {
     let pool = sql::pool::connect(&config.database, "relayforge-api").context("DATABASE__URL")?;
-    let listener = TcpListener::bind((config.server.host, config.server.port))
-        .with_context(|| format!("can't listen on {}:{} (SERVER__HOST, SERVER__PORT)", config.server.host, config.server.port))?;
+    let listener = TcpListener::bind((config.server.host, config.server.port)).with_context(|| {
+        format!(
+            "can't listen on {}:{} (SERVER__HOST, SERVER__PORT)",
+            config.server.host, config.server.port
+        )
+    })?;
     let address = listener.local_addr()?;
     let (tasks, stop_tasks) = (TaskTracker::new(), CancellationToken::new());
     let state = web::Data::new(start_tasks(&config, &pool, &tasks, &stop_tasks)?);
     let readiness = state.readiness.clone();
     let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(request_telemetry)).configure(routes)
+        App::new()
+            .app_data(state.clone())
+            .wrap(from_fn(request_telemetry))
+            .configure(routes)
     })
     .max_connections(config.hardening.max_connections as usize)
     .shutdown_timeout(config.server.shutdown_seconds)
@@ -79,7 +86,13 @@ pub fn build(config: ApiConfig) -> anyhow::Result<Running> {
     .listen(listener)?
     .run();
     tracing::info!(%address, "listening");
-    Ok(Running { address, server, tasks, stop_tasks, readiness })
+    Ok(Running {
+        address,
+        server,
+        tasks,
+        stop_tasks,
+        readiness,
+    })
 }
 
 /// The one route table.
@@ -87,7 +100,9 @@ fn routes(service: &mut web::ServiceConfig) {
     let webhook = || web::route().to(webhooks::method_not_allowed);
     service
         .service(
-            web::resource("/webhooks/{source}").route(web::post().to(webhooks::receive)).default_service(webhook()),
+            web::resource("/webhooks/{source}")
+                .route(web::post().to(webhooks::receive))
+                .default_service(webhook()),
         )
         .service(
             web::resource("/webhooks/{source}/{tenant}")
@@ -95,8 +110,14 @@ fn routes(service: &mut web::ServiceConfig) {
                 .default_service(webhook()),
         )
         .route("/healthz", web::get().to(async || health_response()))
-        .route("/readyz", web::get().to(async |state: web::Data<AppState>| ready_response(&state.readiness)))
-        .route("/metrics", web::get().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)))
+        .route(
+            "/readyz",
+            web::get().to(async |state: web::Data<AppState>| ready_response(&state.readiness)),
+        )
+        .route(
+            "/metrics",
+            web::get().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)),
+        )
         .default_service(web::route().to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
 }
 
@@ -127,7 +148,11 @@ fn start_tasks(
         move |check, found: Result<(), &str>| readiness.set(check, found)
     };
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
-    tasks.spawn(upkeep::keep_partitions(pool.clone(), config.partitions.clone(), stop.clone()));
+    tasks.spawn(upkeep::keep_partitions(
+        pool.clone(),
+        config.partitions.clone(),
+        stop.clone(),
+    ));
     let rules = IngestRules {
         default_daily_quota: config.hardening.tenant_daily_quota,
         dedup_window: Duration::from_secs(86_400 * u64::from(config.ingest.dedup_window_days)),
@@ -140,8 +165,10 @@ fn start_tasks(
     let metrics = RequestMetrics::default();
     metrics.register(&mut metric_registry);
     rejections.register(&mut metric_registry);
-    metric_registry
-        .register_collector(Box::new(crate::gauges::Gauges { registry: registry.clone(), ingest: ingest.clone() }));
+    metric_registry.register_collector(Box::new(crate::gauges::Gauges {
+        registry: registry.clone(),
+        ingest: ingest.clone(),
+    }));
     Ok(AppState {
         registry,
         ingress: IngressLimiter::new(

@@ -30,8 +30,9 @@ pub const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-
 const UNMATCHED: &str = "unmatched";
 
 /// Upper bounds of the latency histogram, in seconds: fine around the 5 and 10 ms goals, coarse to the deadline.
-const BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -72,23 +73,46 @@ impl Default for RequestMetrics {
 impl RequestMetrics {
     /// Registers the families under their names; the encoder adds `_total`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("http_requests", "Requests answered, by route pattern, method and status", self.requests.clone());
+        registry.register(
+            "http_requests",
+            "Requests answered, by route pattern, method and status",
+            self.requests.clone(),
+        );
         registry.register(
             "http_request_duration_seconds",
             "Time from a request's head to its answer, by route pattern and method",
             self.duration.clone(),
         );
-        registry.register("jobs_created", "Jobs created by new events, by source", self.jobs_created.clone());
+        registry.register(
+            "jobs_created",
+            "Jobs created by new events, by source",
+            self.jobs_created.clone(),
+        );
     }
 
     /// Counts a new event. `source` is one of the registry's.
     pub fn job_created(&self, source: &str) {
-        self.jobs_created.get_or_create(&SourceLabel { source: source.to_owned() }).inc();
+        self.jobs_created
+            .get_or_create(&SourceLabel {
+                source: source.to_owned(),
+            })
+            .inc();
     }
 
     fn answered(&self, route: &str, method: &'static str, status: u16, seconds: f64) {
-        self.requests.get_or_create(&RequestLabels { route: route.to_owned(), method, status }).inc();
-        self.duration.get_or_create(&RouteLabel { route: route.to_owned(), method }).observe(seconds);
+        self.requests
+            .get_or_create(&RequestLabels {
+                route: route.to_owned(),
+                method,
+                status,
+            })
+            .inc();
+        self.duration
+            .get_or_create(&RouteLabel {
+                route: route.to_owned(),
+                method,
+            })
+            .observe(seconds);
     }
 }
 
@@ -104,17 +128,25 @@ pub struct RequestContext {
 impl RequestContext {
     /// Of a request that has passed [`request_telemetry`].
     pub fn of(request: &HttpRequest) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self {
-            correlation_id: Uuid::now_v7().to_string().into(),
-            incoming: TraceContext::default(),
-            span: tracing::Span::none(),
-        })
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .unwrap_or_else(|| Self {
+                correlation_id: Uuid::now_v7().to_string().into(),
+                incoming: TraceContext::default(),
+                span: tracing::Span::none(),
+            })
     }
 
     /// What jobs of this request carry on: our span, or the caller's context while traces are off.
     pub fn outgoing_trace(&self) -> TraceContext {
         let own = TraceContext::of_span(&self.span);
-        if own.is_empty() { self.incoming.clone() } else { own }
+        if own.is_empty() {
+            self.incoming.clone()
+        } else {
+            own
+        }
     }
 }
 
@@ -149,6 +181,9 @@ impl Findings {
 }
 
 /// Wraps every request: identity before the handler; metrics, log line and problem document after it.
+///
+/// # Errors
+/// None of its own: a handler's error has become a response when it gets here.
 pub async fn request_telemetry(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -161,7 +196,11 @@ pub async fn request_telemetry(
     let span = tracing::info_span!("http request", otel.kind = "server", correlation_id = %correlation_id,
         http.request.method = method);
     incoming.set_parent_of(&span);
-    let context = RequestContext { correlation_id: Arc::clone(&correlation_id), incoming, span: span.clone() };
+    let context = RequestContext {
+        correlation_id: Arc::clone(&correlation_id),
+        incoming,
+        span: span.clone(),
+    };
     request.extensions_mut().insert(context);
 
     let mut response = match next.call(request).instrument(span.clone()).await {
@@ -176,9 +215,17 @@ pub async fn request_telemetry(
     if let Ok(value) = HeaderValue::from_str(&correlation_id) {
         response.headers_mut().insert(X_CORRELATION_ID, value);
     }
-    let route = response.request().match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
+    let route = response
+        .request()
+        .match_pattern()
+        .unwrap_or_else(|| UNMATCHED.to_owned());
     if let Some(state) = state {
-        state.metrics.answered(&route, method, response.status().as_u16(), started.elapsed().as_secs_f64());
+        state.metrics.answered(
+            &route,
+            method,
+            response.status().as_u16(),
+            started.elapsed().as_secs_f64(),
+        );
     }
     span.in_scope(|| log_line(&response, &route, method, started));
     Ok(response)
@@ -208,9 +255,16 @@ fn log_line(response: &ServiceResponse<BoxBody>, route: &str, method: &str, star
     if matches!(route, "/healthz" | "/readyz" | "/metrics") && response.status().is_success() {
         return;
     }
-    let found = response.request().extensions().get::<Findings>().cloned().unwrap_or_default();
+    let found = response
+        .request()
+        .extensions()
+        .get::<Findings>()
+        .cloned()
+        .unwrap_or_default();
     let error = response.response().error();
-    let code = error.and_then(|error| error.as_error::<ApiError>()).map(|problem| problem.verdict().1);
+    let code = error
+        .and_then(|error| error.as_error::<ApiError>())
+        .map(|problem| problem.verdict().1);
     let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
     let id = |id: Option<Uuid>| id.map(tracing::field::display);
     tracing::info!(
@@ -242,13 +296,26 @@ fn method_label(request: &ServiceRequest) -> &'static str {
 }
 
 fn correlation_id(headers: &HeaderMap) -> Arc<str> {
-    match headers.get(X_CORRELATION_ID).and_then(|value| value.to_str().ok()) {
+    match headers
+        .get(X_CORRELATION_ID)
+        .and_then(|value| value.to_str().ok())
+    {
         Some(id) if sane_correlation_id(id) => id.into(),
         _ => Uuid::now_v7().to_string().into(),
     }
 }
 
 fn incoming_trace(headers: &HeaderMap) -> TraceContext {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    TraceContext { traceparent: text("traceparent"), tracestate: text("tracestate"), baggage: text("baggage") }.sanitised()
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    TraceContext {
+        traceparent: text("traceparent"),
+        tracestate: text("tracestate"),
+        baggage: text("baggage"),
+    }
+    .sanitised()
 }

@@ -32,6 +32,10 @@ pub const X_TENANT_ID: &str = "X-Tenant-Id";
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes a webhook in. Refusals are counted by cause, with the tenant and source found until then.
+///
+/// # Errors
+/// [`ApiError`], in the order of checks: size, ingress limit, tenant, source, secret, signature, freshness, tenant rate,
+/// shape, then what the database says.
 pub async fn receive(
     request: HttpRequest,
     path: web::Path<WebhookPath>,
@@ -42,7 +46,9 @@ pub async fn receive(
     let result = accept(&request, &path, payload, &state, &mut found).await;
     if let Err(error) = &result {
         let (_, code) = error.verdict();
-        state.rejections.count(code, found.source.as_deref(), found.tenant_id);
+        state
+            .rejections
+            .count(code, found.source.as_deref(), found.tenant_id);
     }
     request.extensions_mut().insert(found);
     result
@@ -70,10 +76,15 @@ async fn accept(
     state
         .ingress
         .admit(sender, Instant::now())
-        .map_err(|wait| ApiError::IngressLimited { retry_after: whole_seconds(wait) })?;
+        .map_err(|wait| ApiError::IngressLimited {
+            retry_after: whole_seconds(wait),
+        })?;
     let body = read_body(payload, limit).await?;
 
-    let snapshot = state.registry.snapshot().ok_or(ApiError::Unavailable("the configuration is not loaded"))?;
+    let snapshot = state
+        .registry
+        .snapshot()
+        .ok_or(ApiError::Unavailable("the configuration is not loaded"))?;
     let tenant = resolve_tenant(&snapshot, path.tenant.as_deref(), tenant_header, state)?;
     found.tenant_id = Some(tenant.id);
     if tenant.suspended {
@@ -90,7 +101,9 @@ async fn accept(
 
 /// 413 before a byte is read, where the sender says how much will come.
 fn refuse_announced_size(headers: &HeaderMap, limit: u32) -> Result<(), ApiError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match announced {
         Some(bytes) if bytes > u64::from(limit) => Err(ApiError::BodyTooLarge { limit }),
         _ => Ok(()),
@@ -99,7 +112,9 @@ fn refuse_announced_size(headers: &HeaderMap, limit: u32) -> Result<(), ApiError
 
 async fn read_body(payload: web::Payload, limit: u32) -> Result<Bytes, ApiError> {
     match timeout(BODY_TIMEOUT, payload.to_bytes_limited(limit as usize)).await {
-        Err(_) => Err(ApiError::BodyTimeout { seconds: BODY_TIMEOUT.as_secs() }),
+        Err(_) => Err(ApiError::BodyTimeout {
+            seconds: BODY_TIMEOUT.as_secs(),
+        }),
         Ok(Err(_)) => Err(ApiError::BodyTooLarge { limit }),
         Ok(Ok(Err(_))) => Err(ApiError::BodyUnreadable),
         Ok(Ok(Ok(body))) => Ok(body),
@@ -107,16 +122,23 @@ async fn read_body(payload: web::Payload, limit: u32) -> Result<Bytes, ApiError>
 }
 
 fn peer(request: &HttpRequest) -> IpAddr {
-    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    request
+        .peer_addr()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 fn tenant_header(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut values = headers.get_all(X_TENANT_ID);
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(ApiError::InvalidTenant("X-Tenant-Id was sent more than once"));
     }
-    value.to_str().map(|text| Some(text.trim())).map_err(|_| ApiError::InvalidTenant("X-Tenant-Id is no text"))
+    value
+        .to_str()
+        .map(|text| Some(text.trim()))
+        .map_err(|_| ApiError::InvalidTenant("X-Tenant-Id is no text"))
 }
 
 /// The tenant of the path or of the header, which must not name two; else the default one.
@@ -127,14 +149,18 @@ fn resolve_tenant<'a>(
     state: &AppState,
 ) -> Result<&'a Tenant, ApiError> {
     let Some(name) = in_path.or(in_header) else {
-        return snapshot.tenant_by_id(state.config.webhooks.default_tenant_id).ok_or(ApiError::UnknownTenant);
+        return snapshot
+            .tenant_by_id(state.config.webhooks.default_tenant_id)
+            .ok_or(ApiError::UnknownTenant);
     };
     let tenant = snapshot.tenant(name);
     if let (Some(path), Some(header)) = (in_path, in_header)
         && path != header
         && tenant.map(|t| t.id) != snapshot.tenant(header).map(|t| t.id)
     {
-        return Err(ApiError::InvalidTenant("X-Tenant-Id contradicts the tenant in the path"));
+        return Err(ApiError::InvalidTenant(
+            "X-Tenant-Id contradicts the tenant in the path",
+        ));
     }
     tenant.ok_or(ApiError::UnknownTenant)
 }
@@ -150,9 +176,18 @@ fn verified_webhook(
     state: &AppState,
 ) -> Result<Webhook, ApiError> {
     let headers = request.headers();
-    let ring = snapshot.keys(tenant.id, &source.name).ok_or(ApiError::SecretMissing)?;
+    let ring = snapshot
+        .keys(tenant.id, &source.name)
+        .ok_or(ApiError::SecretMissing)?;
     let tolerance = state.config.webhooks.stripe_tolerance_seconds;
-    let verified = verify(source.kind, &ring.keys, headers, &body, Utc::now().timestamp(), tolerance)?;
+    let verified = verify(
+        source.kind,
+        &ring.keys,
+        headers,
+        &body,
+        Utc::now().timestamp(),
+        tolerance,
+    )?;
     let now = Instant::now();
     state.ingress.verified(sender, now);
     let hardening = &state.config.hardening;
@@ -161,7 +196,9 @@ fn verified_webhook(
     state
         .tenants
         .admit(tenant.id, rate, burst, now)
-        .map_err(|wait| ApiError::TenantRateLimited { retry_after: whole_seconds(wait) })?;
+        .map_err(|wait| ApiError::TenantRateLimited {
+            retry_after: whole_seconds(wait),
+        })?;
 
     let lookup = |name: &'static str| headers.get(name).map(HeaderValue::as_bytes);
     let event_headers = EventHeaders::from_lookup(lookup);
@@ -176,8 +213,13 @@ fn verified_webhook(
         provider_event_id: envelope.provider_event_id.map(std::borrow::Cow::into_owned),
         event_type: envelope.event_type.into_owned(),
         headers: stored_headers(lookup),
-        signature_timestamp: verified.signed_at.and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
-        secret_id: ring.versions.get(verified.key_index).and_then(|version| version.id),
+        signature_timestamp: verified
+            .signed_at
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
+        secret_id: ring
+            .versions
+            .get(verified.key_index)
+            .and_then(|version| version.id),
         correlation_id: context.correlation_id.to_string(),
         trace_context: as_json(&context.outgoing_trace()),
         body,
@@ -199,9 +241,9 @@ fn answer(outcome: Ingested, source: &Source, state: &AppState) -> Result<HttpRe
         }
         Ingested::Duplicate { ids } => Ok(accepted(ids.event_id, ids.inbox_id, ids.job_id, false)),
         Ingested::Replay { event_id, job_id } => Err(ApiError::Replay { event_id, job_id }),
-        Ingested::OverQuota { retry_after_seconds } => {
-            Err(ApiError::OverQuota { retry_after: u64::from(retry_after_seconds) })
-        }
+        Ingested::OverQuota { retry_after_seconds } => Err(ApiError::OverQuota {
+            retry_after: u64::from(retry_after_seconds),
+        }),
         Ingested::UnknownTenant => Err(ApiError::UnknownTenant),
         Ingested::Suspended => Err(ApiError::TenantSuspended),
         Ingested::UnknownSource => Err(ApiError::UnknownSource),
@@ -222,6 +264,9 @@ fn accepted(event_id: Uuid, inbox_id: Uuid, job_id: Option<Uuid>, new: bool) -> 
 }
 
 /// `GET` on a source without a handshake, and every other method.
+///
+/// # Errors
+/// Always [`ApiError::MethodNotAllowed`].
 pub async fn method_not_allowed() -> Result<HttpResponse, ApiError> {
     Err(ApiError::MethodNotAllowed { allow: "POST" })
 }
@@ -229,4 +274,3 @@ pub async fn method_not_allowed() -> Result<HttpResponse, ApiError> {
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
-

@@ -42,7 +42,12 @@ pub struct Config {
 #[derive(clap::Args, Debug, Clone)]
 pub struct RelayConfig {
     /// Address of /healthz, /readyz and /metrics; port 0 takes a free one.
-    #[arg(long = "RELAY__LISTEN", env = "RELAY__LISTEN", hide_env_values = true, default_value = "127.0.0.1:8081")]
+    #[arg(
+        long = "RELAY__LISTEN",
+        env = "RELAY__LISTEN",
+        hide_env_values = true,
+        default_value = "127.0.0.1:8081"
+    )]
     pub listen: SocketAddr,
 
     /// Longest sleep between looks at the outbox, in milliseconds. Writers wake it earlier.
@@ -108,8 +113,15 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Config, String> {
         let mut arguments = vec!["relayforge-relay".to_owned()];
-        let defaults = [("DATABASE__URL", "postgres://relay@localhost/relayforge"), ("AMQP__URL", "amqp://localhost")];
-        for (name, value) in defaults.iter().filter(|(name, _)| pairs.iter().all(|(n, _)| n != name)).chain(pairs) {
+        let defaults = [
+            ("DATABASE__URL", "postgres://relay@localhost/relayforge"),
+            ("AMQP__URL", "amqp://localhost"),
+        ];
+        for (name, value) in defaults
+            .iter()
+            .filter(|(name, _)| pairs.iter().all(|(n, _)| n != name))
+            .chain(pairs)
+        {
             arguments.extend([format!("--{name}"), (*value).to_owned()]);
         }
         let config = Config::try_parse_from(arguments).map_err(|error| error.to_string())?;

@@ -7,7 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sql::outbox::{ClaimedMessage, LowWater, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox};
+use sql::outbox::{
+    ClaimedMessage, LowWater, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox,
+};
 use sql::{DbError, Pool};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -77,8 +79,18 @@ impl Drain {
         claim_timeout: Duration,
         metrics: RelayMetrics,
     ) -> Self {
-        let mark = Mark { at: LowWater::START.at, full_scan_due: Instant::now() };
-        Self { target, topology, batch_items, claim_timeout, low_water: Mutex::new(mark), metrics }
+        let mark = Mark {
+            at: LowWater::START.at,
+            full_scan_due: Instant::now(),
+        };
+        Self {
+            target,
+            topology,
+            batch_items,
+            claim_timeout,
+            low_water: Mutex::new(mark),
+            metrics,
+        }
     }
 
     /// The target that is drained.
@@ -100,18 +112,24 @@ impl Drain {
         };
         self.move_low_water(last.next_attempt_at);
         // A dropped transaction rolls back: the rows are free again.
-        let (settlement, abandoned) =
-            timeout(self.claim_timeout, self.publish(publisher, &claimed)).await.map_err(|_| CycleError::Stalled)?;
+        let (settlement, abandoned) = timeout(self.claim_timeout, self.publish(publisher, &claimed))
+            .await
+            .map_err(|_| CycleError::Stalled)?;
         settle_outbox(&transaction, &settlement, BACKOFF_BASE, BACKOFF_CAP).await?;
         transaction.commit().await.map_err(DbError::from)?;
-        self.metrics.batch_settled(self.target, settlement.confirmed.len());
+        self.metrics
+            .batch_settled(self.target, settlement.confirmed.len());
         if !abandoned.is_empty() {
             abandon_outbox(&client, &abandoned).await?;
         }
         Ok(Cycle::Settled(claimed.len()))
     }
 
-    async fn publish(&self, publisher: &Publisher, claimed: &[ClaimedMessage]) -> (Settlement, Vec<(Uuid, String)>) {
+    async fn publish(
+        &self,
+        publisher: &Publisher,
+        claimed: &[ClaimedMessage],
+    ) -> (Settlement, Vec<(Uuid, String)>) {
         let mut settlement = Settlement::default();
         let mut abandoned = Vec::new();
         let mut messages = Vec::with_capacity(claimed.len());
@@ -142,8 +160,12 @@ impl Drain {
             }
         }
         if let Some((_, reason)) = settlement.deferred.first() {
-            tracing::warn!(outbox.target = self.target.as_str(), messages = settlement.deferred.len(), reason,
-                "messages were put off");
+            tracing::warn!(
+                outbox.target = self.target.as_str(),
+                messages = settlement.deferred.len(),
+                reason,
+                "messages were put off"
+            );
         }
         (settlement, abandoned)
     }
@@ -157,7 +179,11 @@ impl Drain {
 
     /// Whether a stranger's queue has refused this event for too long.
     fn is_given_up(&self, row: &ClaimedMessage) -> bool {
-        let made = row.id.get_timestamp().map(|at| at.to_unix().0).and_then(|seconds| i64::try_from(seconds).ok());
+        let made = row
+            .id
+            .get_timestamp()
+            .map(|at| at.to_unix().0)
+            .and_then(|seconds| i64::try_from(seconds).ok());
         let age = made.and_then(|seconds| Some(row.next_attempt_at - DateTime::from_timestamp(seconds, 0)?));
         self.target == Target::Events && age.is_some_and(|age| age > EVENTS_GIVEN_UP_AFTER)
     }
@@ -169,7 +195,10 @@ impl Drain {
             mark.full_scan_due = now + FULL_SCAN_EVERY;
             return LowWater::START;
         }
-        LowWater { at: mark.at - LOW_WATER_MARGIN, id: LowWater::START.id }
+        LowWater {
+            at: mark.at - LOW_WATER_MARGIN,
+            id: LowWater::START.id,
+        }
     }
 
     fn move_low_water(&self, at: DateTime<Utc>) {

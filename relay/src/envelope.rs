@@ -78,12 +78,17 @@ struct CloudEvent<'a> {
 /// # Errors
 /// Why no message can ever be made of it: its event is gone, or its stored bytes are no event.
 pub fn envelope(claimed: &ClaimedMessage, target: Target, topology: &Topology) -> Result<Outgoing, String> {
-    let event = claimed.event.as_ref().ok_or("the event is gone: its inbox partition was dropped")?;
+    let event = claimed
+        .event
+        .as_ref()
+        .ok_or("the event is gone: its inbox partition was dropped")?;
     let headers = EventHeaders::from_stored(&event.headers);
     let domain = normalise(event.source_kind, &event.source, &headers, &event.body)
         .map_err(|error| format!("the stored body is no event: {error}"))?;
     let trace = trace_context(event);
-    let time = domain.occurred_at.unwrap_or_else(|| received_at(claimed.event_id));
+    let time = domain
+        .occurred_at
+        .unwrap_or_else(|| received_at(claimed.event_id));
     let body = serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
         id: claimed.event_id,
@@ -120,9 +125,11 @@ fn message_id(claimed: &ClaimedMessage, target: Target) -> String {
     match target {
         // To strangers it is the event that counts: the same id, however often it is published.
         Target::Events => claimed.event_id.to_string(),
-        Target::Jobs | Target::Dlq => {
-            MessageId { job_id: claimed.job_id, attempt: i32::from(claimed.attempt) }.to_string()
+        Target::Jobs | Target::Dlq => MessageId {
+            job_id: claimed.job_id,
+            attempt: i32::from(claimed.attempt),
         }
+        .to_string(),
     }
 }
 
@@ -130,18 +137,26 @@ fn route(event: &StoredEvent, target: Target, topology: &Topology) -> (String, S
     match target {
         Target::Jobs => (String::new(), topology.jobs.clone()),
         Target::Dlq => (String::new(), topology.dlq.clone()),
-        Target::Events => {
-            (topology.events.clone(), format!("{}.{}.{}", event.tenant_slug, event.source, event.event_type))
-        }
+        Target::Events => (
+            topology.events.clone(),
+            format!("{}.{}.{}", event.tenant_slug, event.source, event.event_type),
+        ),
     }
 }
 
-fn amqp_headers(claimed: &ClaimedMessage, event: &StoredEvent, trace: TraceContext) -> BTreeMap<String, HeaderValue> {
+fn amqp_headers(
+    claimed: &ClaimedMessage,
+    event: &StoredEvent,
+    trace: TraceContext,
+) -> BTreeMap<String, HeaderValue> {
     let text = |name: &str, value: Option<String>| Some((name.to_owned(), HeaderValue::Text(value?)));
     [
         text("jobid", Some(claimed.job_id.to_string())),
         text("tenantid", Some(event.tenant_id.to_string())),
-        Some(("attempt".to_owned(), HeaderValue::Integer(i64::from(claimed.attempt)))),
+        Some((
+            "attempt".to_owned(),
+            HeaderValue::Integer(i64::from(claimed.attempt)),
+        )),
         text("traceparent", trace.traceparent),
         text("tracestate", trace.tracestate),
         text("baggage", trace.baggage),
@@ -154,14 +169,23 @@ fn amqp_headers(claimed: &ClaimedMessage, event: &StoredEvent, trace: TraceConte
 }
 
 fn trace_context(event: &StoredEvent) -> TraceContext {
-    let stored = event.trace_context.clone().and_then(|value| serde_json::from_value(value).ok());
+    let stored = event
+        .trace_context
+        .clone()
+        .and_then(|value| serde_json::from_value(value).ok());
     stored.unwrap_or_default()
 }
 
 /// When the first delivery came, which its id says.
 fn received_at(event_id: Uuid) -> DateTime<Utc> {
-    let (seconds, nanos) = event_id.get_timestamp().map(|at| at.to_unix()).unwrap_or_default();
-    i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).unwrap_or_default()
+    let (seconds, nanos) = event_id
+        .get_timestamp()
+        .map(|at| at.to_unix())
+        .unwrap_or_default();
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| DateTime::from_timestamp(seconds, nanos))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -190,7 +214,9 @@ mod tests {
                 correlation_id: "corr-1".to_owned(),
                 headers: json!({ "x-event-id": "ord-1" }),
                 body: body.as_bytes().to_vec(),
-                trace_context: Some(json!({ "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" })),
+                trace_context: Some(
+                    json!({ "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" }),
+                ),
             }),
             cause: None,
             error: None,
@@ -199,9 +225,18 @@ mod tests {
 
     #[test]
     fn a_message_id_reads_back_and_nothing_else_does() {
-        let id = MessageId { job_id: Uuid::from_u128(7), attempt: 2 };
+        let id = MessageId {
+            job_id: Uuid::from_u128(7),
+            attempt: 2,
+        };
         assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["", "x", "00000000-0000-0000-0000-000000000007", "00000000-0000-0000-0000-000000000007:0", "7:1"] {
+        for text in [
+            "",
+            "x",
+            "00000000-0000-0000-0000-000000000007",
+            "00000000-0000-0000-0000-000000000007:0",
+            "7:1",
+        ] {
             assert_eq!(text.parse::<MessageId>(), Err(InvalidMessageId), "{text}");
         }
     }
@@ -220,7 +255,7 @@ mod tests {
                 "id": "019370b0-1c00-7000-8000-000000000001",
                 "source": "/webhooks/shop/acme",
                 "type": "order.created",
-                "time": "2024-11-28T02:32:50.176Z",
+                "time": "2024-11-28T02:53:29.984Z",
                 "subject": "ord-1",
                 "datacontenttype": "application/json",
                 "jobid": "00000000-0000-0000-0000-000000000002",
@@ -231,8 +266,14 @@ mod tests {
                 "data": { "n": 1, "s": "\u{0}" },
             })
         );
-        assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("", "rf.jobs"));
-        assert_eq!(message.properties.message_id, "00000000-0000-0000-0000-000000000002:3");
+        assert_eq!(
+            (message.exchange.as_str(), message.routing_key.as_str()),
+            ("", "rf.jobs")
+        );
+        assert_eq!(
+            message.properties.message_id,
+            "00000000-0000-0000-0000-000000000002:3"
+        );
     }
 
     #[test]
@@ -252,15 +293,32 @@ mod tests {
         let message = envelope(&claimed, Target::Dlq, &Topology::new("rf")).unwrap();
         assert_eq!(message.routing_key, "rf.jobs.dlq");
         let header = |name: &str| message.properties.headers.get(name).cloned();
-        assert_eq!(header("x-relayforge-cause"), Some(HeaderValue::Text("exhausted".to_owned())));
-        assert_eq!(header("x-relayforge-error"), Some(HeaderValue::Text("no answer".to_owned())));
+        assert_eq!(
+            header("x-relayforge-cause"),
+            Some(HeaderValue::Text("exhausted".to_owned()))
+        );
+        assert_eq!(
+            header("x-relayforge-error"),
+            Some(HeaderValue::Text("no answer".to_owned()))
+        );
     }
 
     #[test]
     fn an_event_that_is_gone_or_no_event_makes_no_message() {
         let topology = Topology::new("rf");
-        assert!(envelope(&claimed("{"), Target::Jobs, &topology).unwrap_err().contains("no event"));
-        let gone = ClaimedMessage { event: None, ..claimed("{}") };
-        assert!(envelope(&gone, Target::Jobs, &topology).unwrap_err().contains("gone"));
+        assert!(
+            envelope(&claimed("{"), Target::Jobs, &topology)
+                .unwrap_err()
+                .contains("no event")
+        );
+        let gone = ClaimedMessage {
+            event: None,
+            ..claimed("{}")
+        };
+        assert!(
+            envelope(&gone, Target::Jobs, &topology)
+                .unwrap_err()
+                .contains("gone")
+        );
     }
 }

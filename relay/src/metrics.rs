@@ -46,15 +46,30 @@ pub struct RelayMetrics {
 impl RelayMetrics {
     /// Registers the families and returns the encoder of all.
     pub fn encoder(&self, mut registry: Registry) -> Encoder {
-        registry.register("outbox_pending_count", "Messages that wait for the broker, as of the last second", self.pending.clone());
-        registry.register("outbox_published", "Messages that the broker has confirmed, by target", self.published.clone());
+        registry.register(
+            "outbox_pending_count",
+            "Messages that wait for the broker, as of the last second",
+            self.pending.clone(),
+        );
+        registry.register(
+            "outbox_published",
+            "Messages that the broker has confirmed, by target",
+            self.published.clone(),
+        );
         registry.register(
             "outbox_not_published",
             "Messages that were put off (nacked, returned, lost, timed_out) or given up (unpublishable, unheard), by target",
             self.not_published.clone(),
         );
-        registry.register("outbox_batches", "Batches claimed and settled, by target", self.batches.clone());
-        let (encode, scraped) = (observability::metrics::encoder(registry), Arc::clone(&self.scraped));
+        registry.register(
+            "outbox_batches",
+            "Batches claimed and settled, by target",
+            self.batches.clone(),
+        );
+        let (encode, scraped) = (
+            observability::metrics::encoder(registry),
+            Arc::clone(&self.scraped),
+        );
         Arc::new(move || {
             scraped.store(true, Ordering::Relaxed);
             encode()
@@ -62,13 +77,20 @@ impl RelayMetrics {
     }
 
     pub(crate) fn batch_settled(&self, target: Target, confirmed: usize) {
-        let label = TargetLabel { target: target.as_str() };
+        let label = TargetLabel {
+            target: target.as_str(),
+        };
         self.batches.get_or_create(&label).inc();
         self.published.get_or_create(&label).inc_by(confirmed as u64);
     }
 
     pub(crate) fn not_published(&self, target: Target, outcome: &'static str) {
-        self.not_published.get_or_create(&OutcomeLabels { target: target.as_str(), outcome }).inc();
+        self.not_published
+            .get_or_create(&OutcomeLabels {
+                target: target.as_str(),
+                outcome,
+            })
+            .inc();
     }
 
     /// Counts the outbox: every second while somebody scrapes, rarely otherwise, so that an idle relay is idle.

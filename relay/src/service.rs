@@ -73,8 +73,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let metrics = RelayMetrics::default();
     let admin_stop = CancellationToken::new();
     let encoder = metrics.encoder(observability::metrics::registry());
-    let admin = admin::serve(config.relay.listen, encoder, readiness.clone(), admin_stop.clone())
-        .with_context(|| format!("RELAY__LISTEN {}", config.relay.listen))?;
+    let admin = admin::serve(
+        config.relay.listen,
+        encoder,
+        readiness.clone(),
+        admin_stop.clone(),
+    )
+    .with_context(|| format!("RELAY__LISTEN {}", config.relay.listen))?;
     tracing::info!(address = %admin.addr, "probes and metrics");
     let pool = sql::pool::connect(&config.database, "relayforge-relay").context("DATABASE__URL")?;
 
@@ -82,12 +87,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let broker_readiness = readiness.clone();
     let supervisor = |name, readiness| Supervisor::new(&config.amqp, name, readiness);
     let timeout = config.relay.confirm_timeout();
-    let (work, work_task) = keep(supervisor("relayforge-relay", broker_readiness)?, timeout, publishers_stop.clone());
+    let (work, work_task) = keep(
+        supervisor("relayforge-relay", broker_readiness)?,
+        timeout,
+        publishers_stop.clone(),
+    );
     // On a connection of their own: a stranger's queue that slows the broker down slows this one only.
-    let (events, events_task) =
-        keep(supervisor("relayforge-relay events", Readiness::new(&[]))?, timeout, publishers_stop.clone());
+    let (events, events_task) = keep(
+        supervisor("relayforge-relay events", Readiness::new(&[]))?,
+        timeout,
+        publishers_stop.clone(),
+    );
 
-    let shared = Shared { pool: pool.clone(), rounds: watch::Sender::default(), stop: stop.clone() };
+    let shared = Shared {
+        pool: pool.clone(),
+        rounds: watch::Sender::default(),
+        stop: stop.clone(),
+    };
     let lanes = TaskTracker::new();
     start_lanes(&config, &shared, &lanes, &work, &events, &metrics);
     let upkeep_tasks = start_upkeep(&config, &pool, &readiness, &metrics, &stop);
@@ -147,7 +163,11 @@ fn start_upkeep(
     let readiness = readiness.clone();
     let report = move |check, found: Result<(), &str>| readiness.set(check, found);
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
-    tasks.spawn(upkeep::keep_partitions(pool.clone(), config.partitions.clone(), stop.clone()));
+    tasks.spawn(upkeep::keep_partitions(
+        pool.clone(),
+        config.partitions.clone(),
+        stop.clone(),
+    ));
     tasks.spawn(metrics.clone().keep_counting(pool.clone(), stop.clone()));
     tasks
 }
@@ -217,7 +237,9 @@ async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbE
     loop {
         // While all lanes work there is nothing to sleep for. The sender is in `shared`: waiting can't fail.
         let _ = rounds.wait_for(|rounds| rounds.idle > 0).await.map(drop);
-        let _ = tokio::time::timeout(PATIENCE, rounds.wait_for(|rounds| rounds.idle == lanes)).await.map(drop);
+        let _ = tokio::time::timeout(PATIENCE, rounds.wait_for(|rounds| rounds.idle == lanes))
+            .await
+            .map(drop);
         let wait = match looks.say_and_look(shared, relay_id, config.relay.poll()).await {
             Ok(Some(wait)) => wait,
             Ok(None) => {

@@ -12,7 +12,8 @@ use crate::code_objects::CodeVersion;
 pub(crate) const SCHEMA_CODE: &str = "select epoch, fingerprint from relayforge.schema_code()";
 pub(crate) const CREATE_ADMIN_KEY: &str = "select relayforge.create_admin_key($1, $2, $3) as id";
 pub(crate) const ENSURE_PARTITIONS: &str = "select relayforge.ensure_partitions($1) as made";
-pub(crate) const JOB_OVERVIEW: &str = "select job_id, event_id, status, attempts, created_at, finished_at, last_error
+pub(crate) const JOB_OVERVIEW: &str =
+    "select job_id, event_id, status, attempts, created_at, finished_at, last_error
        from relayforge.job_overview
       where job_id = any ($1)";
 pub(crate) const FIND_EVENTS: &str = "select provider_event_id, event_id, deliveries, job_ids
@@ -121,7 +122,10 @@ pub struct JobOverview {
 ///
 /// # Errors
 /// [`DbError`] if they cannot be read.
-pub async fn job_overview(client: &impl GenericClient, job_ids: &[Uuid]) -> Result<Vec<JobOverview>, DbError> {
+pub async fn job_overview(
+    client: &impl GenericClient,
+    job_ids: &[Uuid],
+) -> Result<Vec<JobOverview>, DbError> {
     let statement = client.prepare_cached(JOB_OVERVIEW).await?;
     client
         .query(&statement, &[&job_ids])

@@ -26,6 +26,7 @@ pub struct DatabaseConfig {
     /// PostgreSQL URL of this service's own role; direct or through a session pooler. `sslmode=require` verifies the
     /// server's certificate against the public roots.
     #[arg(
+        id = "DATABASE__URL",
         long = "DATABASE__URL",
         env = "DATABASE__URL",
         hide_env_values = true,

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, in its helper functions too"
 )]
 
-mod proxy;
 mod publisher;
+mod service;
 mod session;
+mod world;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::Proxy;
+use sql::testing::proxy::Proxy;
 
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -264,7 +264,7 @@ async fn a_channel_closed_by_the_broker_loses_what_is_in_flight_with_its_reason(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_cut_in_flight_loses_all_pending_and_the_next_one_works() {
     let broker = TestBroker::start().await;
-    let proxy = Proxy::in_front_of(broker.amqp_url()).await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let (mut kept, task, readiness, stop) = kept(&broker, &proxy, CONFIRM_TIMEOUT);
     let publisher = kept.current().await.unwrap();
     assert!(readiness.is_ready());
@@ -306,7 +306,7 @@ async fn a_connection_cut_in_flight_loses_all_pending_and_the_next_one_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
     let broker = TestBroker::start().await;
-    let proxy = Proxy::in_front_of(broker.amqp_url()).await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let (mut kept, _task, readiness, _stop) = kept(&broker, &proxy, Duration::from_millis(500));
     let publisher = kept.current().await.unwrap();
     let queue = broker.topology().jobs;
@@ -352,7 +352,7 @@ async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_is_stuck_goes_with_its_session() {
     let broker = TestBroker::start().await;
-    let proxy = Proxy::in_front_of(broker.amqp_url()).await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let endpoint = broker.config_at(proxy.url()).endpoint().unwrap();
     let session = Session::connect(&endpoint, "test").await.unwrap();
     let publisher = Publisher::start(&session, Duration::from_millis(300))

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::proxy::Proxy;
+use sql::testing::proxy::Proxy;
 
 async fn connect_error(broker: &TestBroker, change: impl Fn(&mut Url)) -> AmqpError {
     let mut url = Url::parse(broker.amqp_url()).unwrap();
@@ -100,7 +100,7 @@ async fn a_queue_with_other_settings_is_named_and_not_tried_in_a_hot_loop() {
     );
     assert!(error.contains("AMQP__PREFIX"), "{error}");
 
-    let proxy = Proxy::in_front_of(broker.amqp_url()).await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let readiness = Readiness::new(&["broker"]);
     let mut supervisor = Supervisor::new(&broker.config_at(proxy.url()), "test", readiness.clone()).unwrap();
     let stop = CancellationToken::new();
@@ -130,7 +130,7 @@ async fn a_queue_with_other_settings_is_named_and_not_tried_in_a_hot_loop() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_dies_young_is_followed_by_a_pause() {
     let broker = TestBroker::start().await;
-    let proxy = Proxy::in_front_of(broker.amqp_url()).await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let readiness = Readiness::new(&["broker"]);
     let mut supervisor = Supervisor::new(&broker.config_at(proxy.url()), "test", readiness).unwrap();
     let stop = CancellationToken::new();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sql::jobs::{
-    FailedRun, JobAttempt, RetryPolicy, Run, Start, StartedJob, Swept, complete_jobs, fail_jobs, renew_leases,
-    start_jobs, sweep_leases,
+    FailedRun, JobAttempt, RetryPolicy, Run, Start, StartedJob, Swept, complete_jobs, fail_jobs,
+    renew_leases, start_jobs, sweep_leases,
 };
 use sql::testing::TestDb;
 use sql::{GenericClient, Object};
@@ -20,11 +20,16 @@ const POLICY: RetryPolicy = RetryPolicy {
 };
 
 async fn new_job(db: &TestDb, id: &str) -> Uuid {
-    accepted(&ingest(&api(db).await, &[hook(id)]).await[0]).job_id.unwrap()
+    accepted(&ingest(&api(db).await, &[hook(id)]).await[0])
+        .job_id
+        .unwrap()
 }
 
 async fn start(client: &Object, job_id: Uuid, attempt: i32) -> Start {
-    start_jobs(client, &[JobAttempt { job_id, attempt }], LEASE, 5).await.unwrap().remove(0)
+    start_jobs(client, &[JobAttempt { job_id, attempt }], LEASE, 5)
+        .await
+        .unwrap()
+        .remove(0)
 }
 
 async fn started(client: &Object, job_id: Uuid, attempt: i32) -> Box<StartedJob> {
@@ -35,7 +40,12 @@ async fn started(client: &Object, job_id: Uuid, attempt: i32) -> Box<StartedJob>
 }
 
 fn failure(run: Run, retryable: bool) -> FailedRun {
-    FailedRun { run, error: "no answer".to_owned(), retryable, retry_after: None }
+    FailedRun {
+        run,
+        error: "no answer".to_owned(),
+        retryable,
+        retry_after: None,
+    }
 }
 
 /// As if that much time had passed for the lease.
@@ -54,13 +64,31 @@ async fn a_job_is_started_once_and_finished_once() {
     let job_id = new_job(&db, "a").await;
     let job = started(&client, job_id, 1).await;
     let event = job.event.as_ref().unwrap();
-    assert_eq!((event.event_type.as_str(), event.tenant_slug.as_str()), ("order.created", "default"));
+    assert_eq!(
+        (event.event_type.as_str(), event.tenant_slug.as_str()),
+        ("order.created", "default")
+    );
     assert_eq!(event.body, hook("a").body);
-    assert!(matches!(start(&client, job_id, 1).await, Start::Busy), "the message came twice");
+    assert!(
+        matches!(start(&client, job_id, 1).await, Start::Busy),
+        "the message came twice"
+    );
     assert_eq!(complete_jobs(&client, &[job.run]).await.unwrap(), [job_id]);
-    assert!(complete_jobs(&client, &[job.run]).await.unwrap().is_empty(), "finished twice");
-    assert!(fail_jobs(&client, &[failure(job.run, true)], &POLICY).await.unwrap().retrying.is_empty());
-    assert!(matches!(start(&client, job_id, 1).await, Start::Final), "the message came late");
+    assert!(
+        complete_jobs(&client, &[job.run]).await.unwrap().is_empty(),
+        "finished twice"
+    );
+    assert!(
+        fail_jobs(&client, &[failure(job.run, true)], &POLICY)
+            .await
+            .unwrap()
+            .retrying
+            .is_empty()
+    );
+    assert!(
+        matches!(start(&client, job_id, 1).await, Start::Final),
+        "the message came late"
+    );
     assert!(matches!(start(&client, Uuid::now_v7(), 1).await, Start::Unknown));
     assert_eq!(count(&db, "select count(*) from store.open_jobs").await, 0);
     let done = "select count(*) from store.jobs where outcome = 'succeeded' and attempts = 1 and finished_at >= started_at";
@@ -71,11 +99,22 @@ async fn a_job_is_started_once_and_finished_once() {
 async fn an_array_may_hold_the_same_job_twice() {
     let db = TestDb::create().await;
     let client = consumer(&db).await;
-    let asked = JobAttempt { job_id: new_job(&db, "a").await, attempt: 1 };
+    let asked = JobAttempt {
+        job_id: new_job(&db, "a").await,
+        attempt: 1,
+    };
     let answers = start_jobs(&client, &[asked, asked], LEASE, 5).await.unwrap();
-    assert!(matches!(answers[..], [Start::Started(_), Start::Busy]), "{answers:?}");
-    let Start::Started(job) = &answers[0] else { unreachable!() };
-    assert_eq!(complete_jobs(&client, &[job.run, job.run]).await.unwrap(), [asked.job_id]);
+    assert!(
+        matches!(answers[..], [Start::Started(_), Start::Busy]),
+        "{answers:?}"
+    );
+    let Start::Started(job) = &answers[0] else {
+        unreachable!()
+    };
+    assert_eq!(
+        complete_jobs(&client, &[job.run, job.run]).await.unwrap(),
+        [asked.job_id]
+    );
 }
 
 #[tokio::test]
@@ -86,25 +125,48 @@ async fn a_failure_is_retried_after_a_backoff_until_the_attempts_are_used_up() {
     for attempt in 1..=2 {
         let job = started(&client, job_id, attempt).await;
         let before = chrono::Utc::now();
-        let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY).await.unwrap();
+        let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY)
+            .await
+            .unwrap();
         assert_eq!(failed.retrying, [job_id]);
         let wait = (failed.next_due.unwrap() - before).num_milliseconds();
         let whole = 1000 << (attempt - 1);
-        assert!((whole / 2 - 50..whole + 2000).contains(&wait), "attempt {attempt}: {wait} ms");
-        assert!(matches!(start(&client, job_id, attempt).await, Start::Stale), "the old message came again");
+        assert!(
+            (whole / 2 - 50..whole + 2000).contains(&wait),
+            "attempt {attempt}: {wait} ms"
+        );
+        assert!(
+            matches!(start(&client, job_id, attempt).await, Start::Stale),
+            "the old message came again"
+        );
         let row = "select count(*) from store.outbox_messages o join store.open_jobs j on j.job_id = o.job_id
                     where o.attempt = j.attempt and o.next_attempt_at = j.due_at and j.state = 'retrying' and j.attempt = ";
         assert_eq!(count(&db, &format!("{row}{}", attempt + 1)).await, 1);
     }
     let job = started(&client, job_id, 3).await;
-    let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY).await.unwrap();
+    let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY)
+        .await
+        .unwrap();
     assert_eq!((failed.dead_lettered, failed.next_due), (vec![job_id], None));
     let dead = "select count(*) from store.dead_jobs d join store.jobs j on j.id = d.job_id
                  where d.cause = 'exhausted' and j.outcome = 'dead_lettered' and j.attempts = 3 and j.last_error = 'no answer'";
     assert_eq!(count(&db, dead).await, 1);
-    assert_eq!(count(&db, "select count(*) from store.outbox_messages where target = 'dlq'").await, 1);
-    assert_eq!(count(&db, "select count(*) from store.job_log where what = 'failed'").await, 3);
-    assert_eq!(count(&db, "select count(*) from store.job_log where what = 'dead'").await, 1);
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.outbox_messages where target = 'dlq'"
+        )
+        .await,
+        1
+    );
+    assert_eq!(
+        count(&db, "select count(*) from store.job_log where what = 'failed'").await,
+        3
+    );
+    assert_eq!(
+        count(&db, "select count(*) from store.job_log where what = 'dead'").await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -113,13 +175,32 @@ async fn a_permanent_failure_and_a_handlers_own_delay_are_honoured_in_one_call()
     let client = consumer(&db).await;
     let (one, two) = (new_job(&db, "a").await, new_job(&db, "b").await);
     let (one, two) = (started(&client, one, 1).await, started(&client, two, 1).await);
-    let later = FailedRun { retry_after: Some(Duration::from_secs(3600)), error: "nul \0 and €".repeat(400), ..failure(two.run, true) };
+    let later = FailedRun {
+        retry_after: Some(Duration::from_secs(3600)),
+        error: "nul \0 and €".repeat(400),
+        ..failure(two.run, true)
+    };
     let before = chrono::Utc::now();
-    let failed = fail_jobs(&client, &[failure(one.run, false), later], &POLICY).await.unwrap();
-    assert_eq!((failed.dead_lettered, failed.retrying), (vec![one.run.job_id], vec![two.run.job_id]));
+    let failed = fail_jobs(&client, &[failure(one.run, false), later], &POLICY)
+        .await
+        .unwrap();
+    assert_eq!(
+        (failed.dead_lettered, failed.retrying),
+        (vec![one.run.job_id], vec![two.run.job_id])
+    );
     assert!((failed.next_due.unwrap() - before).num_seconds() >= 3595);
-    assert_eq!(count(&db, "select count(*) from store.dead_jobs where cause = 'permanent'").await, 1);
-    assert_eq!(count(&db, "select max(length(detail))::bigint from store.job_log").await, 2000);
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.dead_jobs where cause = 'permanent'"
+        )
+        .await,
+        1
+    );
+    assert_eq!(
+        count(&db, "select max(length(detail))::bigint from store.job_log").await,
+        2000
+    );
 }
 
 #[tokio::test]
@@ -128,18 +209,45 @@ async fn only_the_sweeper_takes_a_job_over_and_the_old_run_is_fenced() {
     let client = consumer(&db).await;
     let job_id = new_job(&db, "a").await;
     let lost = started(&client, job_id, 1).await;
-    assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default(), "the lease is alive");
-    assert!(renew_leases(&client, &[lost.run], LEASE).await.unwrap().is_empty());
+    assert_eq!(
+        sweep_leases(&client, 100, 5).await.unwrap(),
+        Swept::default(),
+        "the lease is alive"
+    );
+    assert!(
+        renew_leases(&client, &[lost.run], LEASE)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     expire_leases(&db).await;
-    assert!(matches!(start(&client, job_id, 1).await, Start::Busy), "a message does not take over");
-    assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept { rescued: 1, poisoned: 0 });
+    assert!(
+        matches!(start(&client, job_id, 1).await, Start::Busy),
+        "a message does not take over"
+    );
+    assert_eq!(
+        sweep_leases(&client, 100, 5).await.unwrap(),
+        Swept {
+            rescued: 1,
+            poisoned: 0
+        }
+    );
     // The frozen consumer comes back.
     assert_eq!(renew_leases(&client, &[lost.run], LEASE).await.unwrap(), [job_id]);
     assert!(complete_jobs(&client, &[lost.run]).await.unwrap().is_empty());
-    assert!(fail_jobs(&client, &[failure(lost.run, true)], &POLICY).await.unwrap().retrying.is_empty());
+    assert!(
+        fail_jobs(&client, &[failure(lost.run, true)], &POLICY)
+            .await
+            .unwrap()
+            .retrying
+            .is_empty()
+    );
     assert!(matches!(start(&client, job_id, 1).await, Start::Stale));
     let run = started(&client, job_id, 2).await.run;
-    assert!(complete_jobs(&client, &[lost.run]).await.unwrap().is_empty(), "beside the new run, too");
+    assert!(
+        complete_jobs(&client, &[lost.run]).await.unwrap().is_empty(),
+        "beside the new run, too"
+    );
     assert_eq!(complete_jobs(&client, &[run]).await.unwrap(), [job_id]);
     assert_eq!(count(&db, "select attempts::bigint from store.jobs").await, 2);
 }
@@ -151,7 +259,10 @@ async fn a_late_run_that_nobody_took_over_may_finish() {
     let client = consumer(&db).await;
     let job = started(&client, new_job(&db, "a").await, 1).await;
     expire_leases(&db).await;
-    assert_eq!(complete_jobs(&client, &[job.run]).await.unwrap(), [job.run.job_id]);
+    assert_eq!(
+        complete_jobs(&client, &[job.run]).await.unwrap(),
+        [job.run.job_id]
+    );
     assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default());
 }
 
@@ -163,13 +274,28 @@ async fn a_job_that_keeps_killing_its_consumer_is_poison() {
     for attempt in 1..=2 {
         started(&client, job_id, attempt).await;
         expire_leases(&db).await;
-        assert_eq!(sweep_leases(&client, 100, 3).await.unwrap(), Swept { rescued: 1, poisoned: 0 });
+        assert_eq!(
+            sweep_leases(&client, 100, 3).await.unwrap(),
+            Swept {
+                rescued: 1,
+                poisoned: 0
+            }
+        );
     }
     started(&client, job_id, 3).await;
     expire_leases(&db).await;
-    assert_eq!(sweep_leases(&client, 100, 3).await.unwrap(), Swept { rescued: 0, poisoned: 1 });
+    assert_eq!(
+        sweep_leases(&client, 100, 3).await.unwrap(),
+        Swept {
+            rescued: 0,
+            poisoned: 1
+        }
+    );
     assert!(matches!(start(&client, job_id, 4).await, Start::Final));
-    assert_eq!(count(&db, "select count(*) from store.dead_jobs where cause = 'poison'").await, 1);
+    assert_eq!(
+        count(&db, "select count(*) from store.dead_jobs where cause = 'poison'").await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -181,10 +307,18 @@ async fn an_outcome_in_between_resets_the_poison_counter() {
     expire_leases(&db).await;
     sweep_leases(&client, 100, 2).await.unwrap();
     let job = started(&client, job_id, 2).await;
-    fail_jobs(&client, &[failure(job.run, true)], &POLICY).await.unwrap();
+    fail_jobs(&client, &[failure(job.run, true)], &POLICY)
+        .await
+        .unwrap();
     started(&client, job_id, 3).await;
     expire_leases(&db).await;
-    assert_eq!(sweep_leases(&client, 100, 2).await.unwrap(), Swept { rescued: 1, poisoned: 0 });
+    assert_eq!(
+        sweep_leases(&client, 100, 2).await.unwrap(),
+        Swept {
+            rescued: 1,
+            poisoned: 0
+        }
+    );
 }
 
 #[tokio::test]
@@ -196,7 +330,10 @@ async fn a_start_beyond_the_poison_limit_gives_the_job_up() {
     expire_leases(&db).await;
     sweep_leases(&client, 100, 5).await.unwrap();
     // Another consumer is configured with a lower limit.
-    let answer = start_jobs(&client, &[JobAttempt { job_id, attempt: 2 }], LEASE, 1).await.unwrap().remove(0);
+    let answer = start_jobs(&client, &[JobAttempt { job_id, attempt: 2 }], LEASE, 1)
+        .await
+        .unwrap()
+        .remove(0);
     assert!(matches!(answer, Start::Poisoned), "{answer:?}");
     assert!(matches!(start(&client, job_id, 2).await, Start::Final));
 }
@@ -205,8 +342,15 @@ async fn a_start_beyond_the_poison_limit_gives_the_job_up() {
 async fn held_jobs_do_not_start() {
     let db = TestDb::create().await;
     let job_id = new_job(&db, "a").await;
-    db.owner().await.execute("update store.open_jobs set state = 'held'", &[]).await.unwrap();
-    assert!(matches!(start(&consumer(&db).await, job_id, 1).await, Start::Held));
+    db.owner()
+        .await
+        .execute("update store.open_jobs set state = 'held'", &[])
+        .await
+        .unwrap();
+    assert!(matches!(
+        start(&consumer(&db).await, job_id, 1).await,
+        Start::Held
+    ));
 }
 
 /// Two consumers get the same messages in opposite order, and finish in opposite order: no deadlock, one run each.
@@ -215,13 +359,18 @@ async fn two_consumers_with_the_same_messages_share_them() {
     let db = TestDb::create().await;
     let mut asked = Vec::new();
     for i in 0..60 {
-        asked.push(JobAttempt { job_id: new_job(&db, &i.to_string()).await, attempt: 1 });
+        asked.push(JobAttempt {
+            job_id: new_job(&db, &i.to_string()).await,
+            attempt: 1,
+        });
     }
     let mut reversed = asked.clone();
     reversed.reverse();
     let (one, two) = (consumer(&db).await, consumer(&db).await);
-    let (first, second) =
-        tokio::join!(start_jobs(&one, &asked, LEASE, 5), start_jobs(&two, &reversed, LEASE, 5));
+    let (first, second) = tokio::join!(
+        start_jobs(&one, &asked, LEASE, 5),
+        start_jobs(&two, &reversed, LEASE, 5)
+    );
     let runs: Vec<Run> = first
         .unwrap()
         .into_iter()
@@ -236,7 +385,11 @@ async fn two_consumers_with_the_same_messages_share_them() {
     let mut backwards = runs.clone();
     backwards.reverse();
     let (first, second) = tokio::join!(complete_jobs(&one, &runs), complete_jobs(&two, &backwards));
-    assert_eq!(first.unwrap().len() + second.unwrap().len(), 60, "each finished once");
+    assert_eq!(
+        first.unwrap().len() + second.unwrap().len(),
+        60,
+        "each finished once"
+    );
 }
 
 #[tokio::test]
@@ -252,7 +405,14 @@ async fn two_sweepers_at_once_rescue_each_job_once() {
     let (first, second) = tokio::join!(sweep_leases(&one, 100, 5), sweep_leases(&two, 100, 5));
     let rescued = first.unwrap().rescued + second.unwrap().rescued;
     assert_eq!(rescued, 20);
-    assert_eq!(count(&db, "select count(*) from store.outbox_messages where attempt = 2").await, 20);
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.outbox_messages where attempt = 2"
+        )
+        .await,
+        20
+    );
     assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default());
 }
 
@@ -266,7 +426,9 @@ async fn a_sweep_is_bounded_and_passes_over_held_rows() {
     }
     expire_leases(&db).await;
     let psql = db.owner().await;
-    psql.batch_execute("begin; select 1 from store.open_jobs order by job_id limit 1 for update").await.unwrap();
+    psql.batch_execute("begin; select 1 from store.open_jobs order by job_id limit 1 for update")
+        .await
+        .unwrap();
     assert_eq!(sweep_leases(&client, 3, 5).await.unwrap().rescued, 3);
     assert_eq!(sweep_leases(&client, 3, 5).await.unwrap().rescued, 1);
     psql.batch_execute("rollback").await.unwrap();

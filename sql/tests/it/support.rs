@@ -41,7 +41,11 @@ pub(crate) fn hook(id: &str) -> Hook {
 
 /// A Stripe webhook of the default tenant, signed at that second.
 pub(crate) fn stripe(id: &str, signed_at: i64) -> Hook {
-    Hook { source: "stripe", signed_at: Some(signed_at), ..hook(id) }
+    Hook {
+        source: "stripe",
+        signed_at: Some(signed_at),
+        ..hook(id)
+    }
 }
 
 pub(crate) async fn ingest_with(
@@ -59,7 +63,9 @@ pub(crate) async fn ingest_with(
             event_type: "order.created",
             body: &hook.body,
             headers: &headers,
-            signature_timestamp: hook.signed_at.and_then(|at| DateTime::<Utc>::from_timestamp(at, 0)),
+            signature_timestamp: hook
+                .signed_at
+                .and_then(|at| DateTime::<Utc>::from_timestamp(at, 0)),
             secret_id: None,
             correlation_id: "test",
             trace_context: None,
@@ -112,10 +118,15 @@ pub(crate) async fn count(db: &TestDb, query: &str) -> i64 {
 
 /// A tenant of its own, optionally with a daily quota.
 pub(crate) async fn tenant(db: &TestDb, slug: &str, daily_quota: Option<i64>) -> Uuid {
-    let id = sql::config::create_tenant(&owner(db).await, slug, slug, None).await.unwrap();
+    let id = sql::config::create_tenant(&owner(db).await, slug, slug, None)
+        .await
+        .unwrap();
     db.owner()
         .await
-        .execute("update store.tenants set daily_quota = $2 where id = $1", &[&id, &daily_quota])
+        .execute(
+            "update store.tenants set daily_quota = $2 where id = $1",
+            &[&id, &daily_quota],
+        )
         .await
         .unwrap();
     id
@@ -131,5 +142,7 @@ pub(crate) async fn source(db: &TestDb, name: &str, dedup: &str, replay_policy: 
         job_kind: "log",
         fanout,
     };
-    sql::config::create_source(&owner(db).await, source).await.unwrap();
+    sql::config::create_source(&owner(db).await, source)
+        .await
+        .unwrap();
 }
