@@ -65,7 +65,13 @@ pub struct ServerConfig {
     )]
     pub port: u16,
 
-    /// How long requests in flight may take to end after SIGTERM, in seconds.
+    /// How long to go on serving after SIGTERM while /readyz says draining, so that load balancers notice, in
+    /// milliseconds.
+    #[arg(long = "SERVER__DRAIN_MS", env = "SERVER__DRAIN_MS", hide_env_values = true,
+          default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub drain_ms: u64,
+
+    /// How long requests in flight may take to end after that, in seconds.
     #[arg(long = "SERVER__SHUTDOWN_SECONDS", env = "SERVER__SHUTDOWN_SECONDS", hide_env_values = true,
           default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub shutdown_seconds: u64,

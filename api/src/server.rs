@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, Route, guard, web};
 use anyhow::Context as _;
 use observability::admin::{Readiness, health_response, metrics_response, ready_response};
 use observability::metrics::Encoder;
@@ -56,6 +56,7 @@ pub struct Running {
     tasks: TaskTracker,
     stop_tasks: CancellationToken,
     readiness: Readiness,
+    drain: Duration,
 }
 
 /// Binds the listener and starts what works in the background. The database need not be there yet.
@@ -74,24 +75,29 @@ pub fn build(config: ApiConfig) -> anyhow::Result<Running> {
     let (tasks, stop_tasks) = (TaskTracker::new(), CancellationToken::new());
     let state = web::Data::new(start_tasks(&config, &pool, &tasks, &stop_tasks)?);
     let readiness = state.readiness.clone();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
             .wrap(from_fn(request_telemetry))
             .configure(routes)
     })
-    .max_connections(config.hardening.max_connections as usize)
+    .workers(workers)
+    // The framework counts per worker.
+    .max_connections((config.hardening.max_connections as usize).div_ceil(workers))
     .shutdown_timeout(config.server.shutdown_seconds)
     .disable_signals()
     .listen(listener)?
     .run();
     tracing::info!(%address, "listening");
+    let drain = Duration::from_millis(config.server.drain_ms);
     Ok(Running {
         address,
         server,
         tasks,
         stop_tasks,
         readiness,
+        drain,
     })
 }
 
@@ -109,16 +115,21 @@ fn routes(service: &mut web::ServiceConfig) {
                 .route(web::post().to(webhooks::receive))
                 .default_service(webhook()),
         )
-        .route("/healthz", web::get().to(async || health_response()))
+        .route("/healthz", get_or_head().to(async || health_response()))
         .route(
             "/readyz",
-            web::get().to(async |state: web::Data<AppState>| ready_response(&state.readiness)),
+            get_or_head().to(async |state: web::Data<AppState>| ready_response(&state.readiness)),
         )
         .route(
             "/metrics",
-            web::get().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)),
+            get_or_head().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)),
         )
         .default_service(web::route().to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
+}
+
+/// Load balancers probe with either.
+fn get_or_head() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 fn start_tasks(
@@ -187,7 +198,7 @@ fn start_tasks(
 }
 
 impl Running {
-    /// Serves until `stop`, then drains: not ready first, then no new requests, then the background.
+    /// Serves until `stop`, then drains: not ready first, after a while no new requests, then the background.
     ///
     /// # Errors
     /// If the server fails.
@@ -198,6 +209,8 @@ impl Running {
             stop.cancelled().await;
             readiness.set_draining();
             tracing::info!("draining");
+            // The listener has to be there for a probe to see it.
+            tokio::time::sleep(self.drain).await;
             handle.stop(true).await;
         });
         self.server.await?;

@@ -227,7 +227,7 @@ pub async fn request_telemetry(
             started.elapsed().as_secs_f64(),
         );
     }
-    span.in_scope(|| log_line(&response, &route, method, started));
+    span.in_scope(|| log_line(&response, &route, started));
     Ok(response)
 }
 
@@ -250,7 +250,7 @@ fn problem_of(response: &HttpResponse) -> Option<ApiError> {
     }
 }
 
-fn log_line(response: &ServiceResponse<BoxBody>, route: &str, method: &str, started: Instant) {
+fn log_line(response: &ServiceResponse<BoxBody>, route: &str, started: Instant) {
     // Probes and scrapes every few seconds would drown what matters.
     if matches!(route, "/healthz" | "/readyz" | "/metrics") && response.status().is_success() {
         return;
@@ -269,7 +269,6 @@ fn log_line(response: &ServiceResponse<BoxBody>, route: &str, method: &str, star
     let id = |id: Option<Uuid>| id.map(tracing::field::display);
     tracing::info!(
         http.route = route,
-        http.request.method = method,
         http.response.status_code = response.status().as_u16(),
         duration_ms,
         code,
