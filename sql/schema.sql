@@ -1,6 +1,6 @@
 SELECT pg_catalog.set_config('search_path', '', false);
 CREATE SCHEMA relayforge;
-COMMENT ON SCHEMA relayforge IS 'The interface of Relayforge: functions, procedures and views. Code epoch 4, fingerprint 0457011783a6d694537fdbb5f078aa39.';
+COMMENT ON SCHEMA relayforge IS 'The interface of Relayforge: functions, procedures and views. Code epoch 5, fingerprint 0cf5b0d26a139a65fce30eceeb211d28.';
 CREATE SCHEMA store;
 COMMENT ON SCHEMA store IS 'Tables of Relayforge. Only functions of schema relayforge reach them.';
 CREATE FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
@@ -753,7 +753,8 @@ begin
    where o.job_id = any (v_rescued);
   with requeued as (
     update open_jobs o
-       set state = 'retrying', attempt = o.attempt + 1, run_id = null, lease_until = null, due_at = p_now
+       set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
+           run_id = null, lease_until = null, due_at = p_now
      where o.job_id = any (v_rescued)
     returning o.job_id, o.attempt
   )
@@ -890,7 +891,7 @@ COMMENT ON COLUMN store.open_jobs.job_id IS 'The job.';
 COMMENT ON COLUMN store.open_jobs.tenant_id IS 'Its tenant.';
 COMMENT ON COLUMN store.open_jobs.state IS 'queued, processing (a run holds the lease), retrying (waits for due_at) or held (by an operator).';
 COMMENT ON COLUMN store.open_jobs.attempt IS 'The number of the current attempt, from 1. A message of another attempt is stale.';
-COMMENT ON COLUMN store.open_jobs.attempt_base IS 'Attempts before the present budget began; a reprocessed job starts a fresh one.';
+COMMENT ON COLUMN store.open_jobs.attempt_base IS 'Attempts that do not count against the budget of attempts: runs that were lost, and those before a reprocessing.';
 COMMENT ON COLUMN store.open_jobs.starts IS 'Runs in a row that ended without an outcome: the poison counter.';
 COMMENT ON COLUMN store.open_jobs.run_id IS 'Fencing token of the running attempt; only its holder may finish it.';
 COMMENT ON COLUMN store.open_jobs.lease_until IS 'Until when the run is taken to be alive, by the database''s clock.';

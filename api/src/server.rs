@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpResponse, HttpServer, Route, guard, web};
+use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context as _;
-use observability::admin::{Readiness, health_response, metrics_response, ready_response};
+use observability::admin::{Readiness, get_or_head, health_response, metrics_response, ready_response};
 use observability::metrics::Encoder;
 use sql::ingest::IngestRules;
 use sql::{Pool, upkeep};
@@ -125,11 +125,6 @@ fn routes(service: &mut web::ServiceConfig) {
             get_or_head().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)),
         )
         .default_service(web::route().to(async || Err::<HttpResponse, _>(ApiError::NotFound)));
-}
-
-/// Load balancers probe with either.
-fn get_or_head() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 fn start_tasks(

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, Route, guard, web};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -123,6 +123,11 @@ pub fn metrics_response(encoder: &Encoder) -> HttpResponse {
     }
 }
 
+/// A route for `GET`, and for `HEAD`: load balancers probe with either.
+pub fn get_or_head() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
 /// A running listener.
 #[derive(Debug)]
 pub struct AdminServer {
@@ -147,14 +152,14 @@ pub fn serve(
         App::new()
             .app_data(web::Data::new(encoder.clone()))
             .app_data(web::Data::new(readiness.clone()))
-            .route("/healthz", web::get().to(async || health_response()))
+            .route("/healthz", get_or_head().to(async || health_response()))
             .route(
                 "/readyz",
-                web::get().to(async |state: web::Data<Readiness>| ready_response(&state)),
+                get_or_head().to(async |state: web::Data<Readiness>| ready_response(&state)),
             )
             .route(
                 "/metrics",
-                web::get().to(async |encoder: web::Data<Encoder>| metrics_response(&encoder)),
+                get_or_head().to(async |encoder: web::Data<Encoder>| metrics_response(&encoder)),
             )
     };
     let server = HttpServer::new(app)

@@ -93,7 +93,7 @@ comment on column store.open_jobs.job_id is 'The job.';
 comment on column store.open_jobs.tenant_id is 'Its tenant.';
 comment on column store.open_jobs.state is 'queued, processing (a run holds the lease), retrying (waits for due_at) or held (by an operator).';
 comment on column store.open_jobs.attempt is 'The number of the current attempt, from 1. A message of another attempt is stale.';
-comment on column store.open_jobs.attempt_base is 'Attempts before the present budget began; a reprocessed job starts a fresh one.';
+comment on column store.open_jobs.attempt_base is 'Attempts that do not count against the budget of attempts: runs that were lost, and those before a reprocessing.';
 comment on column store.open_jobs.starts is 'Runs in a row that ended without an outcome: the poison counter.';
 comment on column store.open_jobs.run_id is 'Fencing token of the running attempt; only its holder may finish it.';
 comment on column store.open_jobs.lease_until is 'Until when the run is taken to be alive, by the database''s clock.';

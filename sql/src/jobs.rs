@@ -68,6 +68,10 @@ pub struct StartedJob {
     pub job_kind: String,
     /// The event's id.
     pub event_id: Uuid,
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// Correlation id of the delivery that made the job.
+    pub correlation_id: String,
     /// The event; none if its inbox partition is gone.
     pub event: Option<StoredEvent>,
 }
@@ -113,6 +117,8 @@ fn read_start(row: &tokio_postgres::Row, asked: JobAttempt) -> Result<Start, DbE
             attempt: asked.attempt,
             job_kind: row.try_get("job_kind")?,
             event_id: row.try_get("event_id")?,
+            tenant_id: row.try_get("tenant_id")?,
+            correlation_id: row.try_get("correlation_id")?,
             event: StoredEvent::from_row(row)?,
         })),
         "busy" => Start::Busy,

@@ -1,5 +1,5 @@
 -- Takes over jobs whose lease has run out: their consumer died, froze or lost its database. Each is put in the outbox
--- again as its next attempt, or dead-lettered as poison after p_max_starts runs in a row without an outcome. Any process
+-- again as its next attempt (a lost run is no failure: it takes nothing from the budget), or dead-lettered as poison after p_max_starts runs in a row without an outcome. Any process
 -- may call it; an advisory lock lets one at a time work, the others get zeros. At most p_limit jobs a call.
 -- Locks: open_jobs by id; a row that somebody holds is left for the next call.
 create function relayforge.sweep_leases(
@@ -38,7 +38,8 @@ begin
    where o.job_id = any (v_rescued);
   with requeued as (
     update open_jobs o
-       set state = 'retrying', attempt = o.attempt + 1, run_id = null, lease_until = null, due_at = p_now
+       set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
+           run_id = null, lease_until = null, due_at = p_now
      where o.job_id = any (v_rescued)
     returning o.job_id, o.attempt
   )

@@ -298,6 +298,29 @@ async fn a_job_that_keeps_killing_its_consumer_is_poison() {
     );
 }
 
+/// A consumer that dies takes nothing from the job's budget of attempts: only failures do.
+#[tokio::test]
+async fn a_lost_run_is_no_failure() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let job_id = new_job(&db, "a").await;
+    for attempt in [1, 3] {
+        started(&client, job_id, attempt).await;
+        expire_leases(&db).await;
+        sweep_leases(&client, 100, 5).await.unwrap();
+        let job = started(&client, job_id, attempt + 1).await;
+        let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY)
+            .await
+            .unwrap();
+        assert_eq!(failed.retrying, [job_id], "attempt {attempt}");
+    }
+    let third_failure = started(&client, job_id, 5).await;
+    let failed = fail_jobs(&client, &[failure(third_failure.run, true)], &POLICY)
+        .await
+        .unwrap();
+    assert_eq!(failed.dead_lettered, [job_id]);
+}
+
 #[tokio::test]
 async fn an_outcome_in_between_resets_the_poison_counter() {
     let db = TestDb::create().await;

@@ -1,0 +1,149 @@
+//! Calls to the database that end: bounded in time, told apart by whether trying again helps.
+//!
+//! Owns the pool, the readiness check `database` and the two log lines about it. What is called is up to the others:
+//! `delivery.rs`, `finish.rs`, `leases.rs`, `sweeper.rs`, `wake.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use observability::admin::Readiness;
+use sql::{DbError, Object, Pool};
+use tokio::time::timeout;
+
+/// Longest wait for one answer. A little more than what the server allows a statement of ours (10 s), so that this is
+/// the bound of a server that has frozen, not of one that is slow.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Pause after a failed call: doubled from the first to the last. The last is far below a usual lease, so that leases
+/// are renewed before they end when the database was away for a moment.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The database of one consumer. Clones share the pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pool: Pool,
+    readiness: Readiness,
+    answers: Arc<AtomicBool>,
+}
+
+impl Database {
+    /// Connects nowhere yet.
+    pub(crate) fn new(pool: Pool, readiness: Readiness) -> Self {
+        Self {
+            pool,
+            readiness,
+            answers: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Makes one call on a connection of the pool. After an error it is not known what it did, unless it says so.
+    pub(crate) async fn call<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&Object) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let result = self.attempt(limit, work).await;
+        self.note(result.as_ref().err());
+        result
+    }
+
+    async fn attempt<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&Object) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let client = self.pool.get().await?;
+        let result = timeout(limit, work(&client)).await.unwrap_or_else(|_| {
+            Err(DbError::Unavailable(format!(
+                "no answer within {} ms",
+                limit.as_millis()
+            )))
+        });
+        match &result {
+            // The next user of the connection would wait for the answer that we have given up.
+            Err(DbError::Unavailable(_)) => drop(Object::take(client)),
+            // Statements that were prepared before a migration replaced their function; preparing anew mends it.
+            Err(DbError::Bug(_)) => self.pool.manager().statement_caches.clear(),
+            _ => {}
+        }
+        result
+    }
+
+    fn note(&self, error: Option<&DbError>) {
+        let wrong = error.filter(|error| matches!(error, DbError::Unavailable(_) | DbError::Bug(_)));
+        match wrong {
+            Some(error) => {
+                let reason = error.to_string();
+                self.readiness.set("database", Err(&reason));
+                if self.answers.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(%error, "lost the database");
+                }
+            }
+            None => {
+                self.readiness.set("database", Ok(()));
+                if !self.answers.swap(true, Ordering::Relaxed) {
+                    tracing::info!("the database answers again");
+                }
+            }
+        }
+    }
+}
+
+/// Makes a call again and again until it passes, or fails in a way that repeating does not mend. For calls that are
+/// safe to repeat.
+pub(crate) async fn persist<T, F>(mut call: impl FnMut() -> F) -> Result<T, DbError>
+where
+    F: Future<Output = Result<T, DbError>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() => backoff.pause().await,
+            result => return result,
+        }
+    }
+}
+
+/// Pauses that double while something keeps failing.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Backoff {
+    /// Waits, longer each time.
+    pub(crate) async fn pause(&mut self) {
+        tokio::time::sleep(self.next()).await;
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LAST_PAUSE);
+        pause
+    }
+
+    /// It has passed: the next failure pauses shortly again.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_their_cap_and_start_over() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..7).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+        backoff.reset();
+        assert_eq!(backoff.next(), FIRST_PAUSE);
+    }
+}

@@ -1,0 +1,221 @@
+//! One consumer process: its parts, in what order they start, and in what order they end.
+//!
+//! Owns no work itself. Start with `delivery.rs` for what a message goes through.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use observability::admin::{self, AdminServer, Readiness};
+use observability::metrics;
+use prometheus_client::registry::Registry as MetricRegistry;
+use relay::amqp::AmqpError;
+use relay::supervisor::Supervisor;
+use sql::DbError;
+use sql::operators::check_schema;
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::config::Config;
+use crate::database::{Backoff, CALL_TIMEOUT, Database};
+use crate::delivery::{DeliveryMetrics, Intake};
+use crate::execute::{Executor, RunMetrics};
+use crate::finish::{Finisher, Writer};
+use crate::leases::Leases;
+use crate::outcome::Tally;
+use crate::registry::Registry;
+use crate::sweeper::{SweepMetrics, Sweeper};
+use crate::wake::Waker;
+
+/// What the broker and `pg_stat_activity` list this process as.
+const NAME: &str = "relayforge-consumer";
+
+/// Bound of the last wake-up call, after all else has ended.
+const LAST_WAKE: Duration = Duration::from_secs(1);
+
+/// Why a consumer can't run. A database or broker that is away is no reason: it waits for them.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The listener's address can't be bound.
+    #[error("CONSUMER__LISTEN: {0}")]
+    Listen(#[from] io::Error),
+    /// `AMQP__URL` can't be used.
+    #[error(transparent)]
+    Broker(#[from] AmqpError),
+    /// `DATABASE__URL` can't be used.
+    #[error("DATABASE__URL: {0}")]
+    Database(#[from] DbError),
+}
+
+/// A consumer that answers probes and has not taken any work yet.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    registry: Registry,
+    readiness: Readiness,
+    database: Database,
+    supervisor: Supervisor,
+    counts: Counts,
+    admin: AdminServer,
+    /// Ends the listener, also when the service is dropped without having run.
+    admin_stop: DropGuard,
+}
+
+#[derive(Debug)]
+struct Counts {
+    tally: Tally,
+    leases: Leases,
+    runs: RunMetrics,
+    sweeps: SweepMetrics,
+    deliveries: DeliveryMetrics,
+}
+
+impl Counts {
+    fn registered(registry: &mut MetricRegistry) -> Self {
+        let counts = Self {
+            tally: Tally::new(),
+            leases: Leases::new(),
+            runs: RunMetrics::new(),
+            sweeps: SweepMetrics::new(),
+            deliveries: DeliveryMetrics::new(),
+        };
+        counts.tally.register(registry);
+        counts.leases.metrics.register(registry);
+        counts.runs.register(registry);
+        counts.sweeps.register(registry);
+        counts.deliveries.register(registry);
+        counts
+    }
+}
+
+impl Service {
+    /// Binds the listener; connects nowhere yet. Call inside tokio.
+    ///
+    /// # Errors
+    /// [`ServiceError`], whose text names the setting.
+    pub fn bind(config: Config, registry: Registry) -> Result<Self, ServiceError> {
+        let readiness = Readiness::new(&["database", "schema", "broker"]);
+        let pool = sql::pool::connect(&config.database, NAME)?;
+        let supervisor = Supervisor::new(&config.amqp, NAME, readiness.clone())?;
+        let mut metric_registry = metrics::registry();
+        let counts = Counts::registered(&mut metric_registry);
+        let stop = CancellationToken::new();
+        let encoder = metrics::encoder(metric_registry);
+        let admin = admin::serve(config.consumer.listen, encoder, readiness.clone(), stop.clone())?;
+        tracing::info!(address = %admin.addr, "listening");
+        Ok(Self {
+            registry,
+            database: Database::new(pool, readiness.clone()),
+            readiness,
+            supervisor,
+            counts,
+            admin,
+            admin_stop: stop.drop_guard(),
+            config,
+        })
+    }
+
+    /// Where the listener is.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr
+    }
+
+    /// Runs jobs until `stop` is cancelled. Then, in this order: it reports that it drains, takes no more messages,
+    /// gives back those it has not started, waits for the running jobs for at most `CONSUMER__SHUTDOWN_MS`, and ends.
+    /// A job that runs on is abandoned; its lease runs out and another consumer starts it anew.
+    ///
+    /// Dropping the future abandons all at once, as if the process had died.
+    pub async fn run(mut self, stop: CancellationToken) {
+        // Cancelled once the probes say so: until then, work is sent here and may as well be taken.
+        let draining = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let (readiness, draining) = (self.readiness.clone(), draining.clone());
+            async move {
+                stop.cancelled().await;
+                readiness.set_draining();
+                draining.cancel();
+            }
+        });
+        let waker = Waker::default();
+        let patience = self.config.consumer.shutdown();
+        let (database, leases) = (self.database.clone(), self.counts.leases.clone());
+        let deadline = async {
+            draining.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        tokio::select! {
+            () = self.work(&waker, &mut tasks, &draining) => tracing::info!("all runs have ended"),
+            () = deadline => tracing::warn!(runs = leases.count(), "abandoned what still runs"),
+        }
+        // What the last failures wrote; a relay that is not told polls.
+        let _ = tokio::time::timeout(LAST_WAKE, waker.fulfil(&database)).await;
+        tasks.shutdown().await;
+        drop(self.admin_stop);
+        if let Ok(Err(error)) = self.admin.task.await {
+            tracing::error!(%error, "the listener had ended");
+        }
+    }
+
+    async fn work(&mut self, waker: &Waker, tasks: &mut JoinSet<()>, draining: &CancellationToken) {
+        if !schema_is_there(&self.database, &self.readiness, draining).await {
+            return;
+        }
+        let mut intake = self.start(waker, tasks);
+        let queue = self.supervisor.topology().jobs.clone();
+        while let Some(session) = self.supervisor.connect(draining).await {
+            intake.work(session, &queue, draining).await;
+        }
+        intake.drain().await;
+    }
+
+    /// Starts what runs beside the intake.
+    fn start(&self, waker: &Waker, tasks: &mut JoinSet<()>) -> Intake {
+        let (settings, counts, database) = (&self.config.consumer, &self.counts, &self.database);
+        let writer = Writer {
+            database: database.clone(),
+            policy: settings.retry_policy(),
+            waker: waker.clone(),
+            tally: counts.tally.clone(),
+        };
+        let sweeper = Sweeper {
+            database: database.clone(),
+            waker: waker.clone(),
+            tally: counts.tally.clone(),
+            metrics: counts.sweeps.clone(),
+            poison_starts: settings.poison_starts,
+        };
+        let executor = Executor {
+            registry: self.registry.clone(),
+            leases: counts.leases.clone(),
+            finisher: Finisher::start(&writer, settings.slots, tasks),
+            metrics: counts.runs.clone(),
+        };
+        tasks.spawn(sweeper.work(settings.lease()));
+        tasks.spawn(counts.leases.clone().keep(database.clone(), settings.lease()));
+        tasks.spawn(waker.clone().work(database.clone()));
+        Intake::new(writer, executor, counts.deliveries.clone(), settings.clone())
+    }
+}
+
+/// Waits until the database has what this binary calls. `false` once `stop` is cancelled.
+async fn schema_is_there(database: &Database, readiness: &Readiness, stop: &CancellationToken) -> bool {
+    let mut backoff = Backoff::default();
+    loop {
+        let check = async |client: &sql::Object| check_schema(client).await;
+        match database.call(CALL_TIMEOUT, check).await {
+            Ok(()) => {
+                readiness.set("schema", Ok(()));
+                return true;
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                readiness.set("schema", Err(&reason));
+                tracing::warn!(%error, "can't start before the schema is there");
+            }
+        }
+        if stop.run_until_cancelled(backoff.pause()).await.is_none() {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What becomes of a job, by what its handler does.
+
+use consumer::registry::Registry;
+use observability::AppEnv;
+use serde_json::json;
+use sql::outbox::{OUTBOX_CHANNEL, relay_sleep};
+use sql::pool::Listener;
+use uuid::Uuid;
+
+use crate::world::{Consumer, World, in_time};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_succeeds_and_is_counted() {
+    let world = World::new().await;
+    let consumer = world.consumer().await;
+    let job_id = world.sent_job("log", json!({ "n": 1 })).await;
+    let job = world.until(job_id, "succeeded").await;
+    assert_eq!((job.attempts, job.last_error), (1, None));
+    assert!(job.finished_at.is_some());
+    consumer
+        .until_metric("jobs_processed_total{status=\"succeeded\"}", 1)
+        .await;
+    consumer.until_metric("jobs_running", 0).await;
+    assert_eq!(
+        consumer.metric("jobs_started_total{outcome=\"started\"}").await,
+        1
+    );
+    assert_eq!(consumer.metric("job_processing_duration_seconds_count").await, 1);
+    assert_eq!(consumer.metric("leases_lost_total").await, 0);
+    consumer.stop().await;
+    assert!(world.broker.get(&world.broker.topology().jobs).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_is_retried_through_the_outbox_until_it_succeeds() {
+    let mut world = World::new().await;
+    world.carry();
+    let consumer = world.consumer().await;
+    let job_id = world.job("chaos", json!({ "fail_until_attempt": 3 })).await;
+    assert_eq!(world.until(job_id, "succeeded").await.attempts, 3);
+    consumer
+        .until_metric("jobs_processed_total{status=\"succeeded\"}", 1)
+        .await;
+    assert_eq!(
+        consumer.metric("jobs_processed_total{status=\"retried\"}").await,
+        2
+    );
+    assert_eq!(consumer.metric("job_retries_total").await, 2);
+    assert_eq!(consumer.metric("dlq_messages_total").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permanent_failure_is_given_up_at_once_with_a_copy_for_the_dead_letter_queue() {
+    let world = World::new().await;
+    let consumer = world.consumer().await;
+    let job_id = world.sent_job("chaos", json!({ "permanent": true })).await;
+    let job = world.until(job_id, "dead_lettered").await;
+    assert_eq!(job.attempts, 1);
+    assert_eq!(
+        job.last_error.as_deref(),
+        Some("chaos: permanent failure in attempt 1")
+    );
+    let copies = world.dead_letters().await;
+    assert_eq!(
+        copies.iter().map(|copy| copy.job_id).collect::<Vec<_>>(),
+        [job_id]
+    );
+    assert_eq!(copies[0].cause.as_deref(), Some("permanent"));
+    consumer
+        .until_metric("jobs_processed_total{status=\"dead_lettered\"}", 1)
+        .await;
+    assert_eq!(consumer.metric("dlq_messages_total").await, 1);
+    assert_eq!(consumer.metric("job_retries_total").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_a_retry_and_the_last_one_gives_up_with_its_text() {
+    let mut world = World::new().await;
+    world.carry();
+    let config = world.config(&["--CONSUMER__MAX_ATTEMPTS=2"]);
+    let consumer = Consumer::start(config, Registry::built_in(AppEnv::Development)).await;
+    let once = world
+        .job("chaos", json!({ "panic": true, "fail_until_attempt": 2 }))
+        .await;
+    let always = world.job("chaos", json!({ "panic": true })).await;
+    assert_eq!(world.until(once, "succeeded").await.attempts, 2);
+    let job = world.until(always, "dead_lettered").await;
+    assert_eq!(job.attempts, 2);
+    assert_eq!(
+        job.last_error.as_deref(),
+        Some("the handler panicked: chaos: panic in attempt 2")
+    );
+    assert_eq!(world.dead_letters().await[0].cause.as_deref(), Some("exhausted"));
+    consumer.until_metric("job_retries_total", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_production_chaos_is_refused_and_an_unknown_kind_is_named() {
+    let world = World::new().await;
+    let config = world.config(&["--APP_ENV=production"]);
+    let registry = Registry::built_in(config.telemetry.app_env);
+    let _consumer = Consumer::start(config, registry).await;
+    let chaos = world.sent_job("chaos", json!({ "exit": 1 })).await;
+    let unknown = world.sent_job("send-mail", json!({})).await;
+    for (job_id, text) in [(chaos, "APP_ENV=development"), (unknown, "\"send-mail\"")] {
+        let job = world.until(job_id, "dead_lettered").await;
+        assert_eq!(job.attempts, 1);
+        assert!(job.last_error.as_deref().unwrap().contains(text), "{job:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_sleeps_is_woken_for_what_a_failure_wrote() {
+    let world = World::new().await;
+    let _consumer = world.consumer().await;
+    let mut listener = Listener::connect(&world.db.config("relayforge_relay"), OUTBOX_CHANNEL)
+        .await
+        .unwrap();
+    let relay = world.db.pool("relayforge_relay").get().await.unwrap();
+    let retried = json!({ "fail_until_attempt": 2 });
+    let given_up = json!({ "permanent": true });
+    for (data, status) in [(retried, "retrying"), (given_up, "dead_lettered")] {
+        let in_an_hour = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+        relay_sleep(&relay, Uuid::from_u128(1), in_an_hour).await.unwrap();
+        let job_id = world.sent_job("chaos", data).await;
+        world.until(job_id, status).await;
+        in_time("the relay is woken", listener.next()).await.unwrap();
+    }
+}
