@@ -144,6 +144,8 @@ mod tests {
             attempt: 4,
             job_kind: "log".to_owned(),
             event_id: Uuid::from_u128(5),
+            tenant_id: Uuid::from_u128(3),
+            correlation_id: "c-1".to_owned(),
             event,
         }
     }
