@@ -1,6 +1,5 @@
 SELECT pg_catalog.set_config('search_path', '', false);
 CREATE SCHEMA relayforge;
-COMMENT ON SCHEMA relayforge IS 'The interface of Relayforge: functions, procedures and views. Code epoch 5, fingerprint 0cf5b0d26a139a65fce30eceeb211d28.';
 CREATE SCHEMA store;
 COMMENT ON SCHEMA store IS 'Tables of Relayforge. Only functions of schema relayforge reach them.';
 CREATE FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
@@ -332,12 +331,10 @@ begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
          array_agg(substring(sha256(uuid_send(q.tenant_id) || convert_to(q.source || ':' || q.dedup_key, 'UTF8')) for 16)),
-         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout),
-         array_agg(distinct q.tenant_id order by q.tenant_id) filter (where q.refusal is null)
+         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
     into v_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
-         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts,
-         v_tenants
+         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts
     from (
       select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
              relayforge.uuid7(p_now, i.ord::integer) as id,
@@ -363,6 +360,10 @@ begin
        ) r
        order by i.ord
     ) q;
+  -- Not beside the others: newer servers sort the input of all aggregates for one that asks for an order.
+  select array_agg(distinct i.tenant_id order by i.tenant_id) into v_tenants
+    from unnest(p_tenant_ids, v_refusals) i(tenant_id, refusal)
+   where i.refusal is null;
   -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order.
   insert into tenant_daily_quota_usage (tenant_id, day, used)
   select t.tenant_id, v_day, 0 from unnest(v_tenants) t(tenant_id)

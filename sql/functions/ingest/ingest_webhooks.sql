@@ -60,12 +60,10 @@ begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
          array_agg(substring(sha256(uuid_send(q.tenant_id) || convert_to(q.source || ':' || q.dedup_key, 'UTF8')) for 16)),
-         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout),
-         array_agg(distinct q.tenant_id order by q.tenant_id) filter (where q.refusal is null)
+         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
     into v_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
-         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts,
-         v_tenants
+         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts
     from (
       select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
              relayforge.uuid7(p_now, i.ord::integer) as id,
@@ -91,6 +89,11 @@ begin
        ) r
        order by i.ord
     ) q;
+
+  -- Not beside the others: newer servers sort the input of all aggregates for one that asks for an order.
+  select array_agg(distinct i.tenant_id order by i.tenant_id) into v_tenants
+    from unnest(p_tenant_ids, v_refusals) i(tenant_id, refusal)
+   where i.refusal is null;
 
   -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order.
   insert into tenant_daily_quota_usage (tenant_id, day, used)

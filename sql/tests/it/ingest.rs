@@ -531,6 +531,50 @@ async fn a_duplicate_beside_an_open_transaction_waits_for_its_end() {
     }
 }
 
+/// A process that dies leaves its statement running in the server; the retry comes meanwhile, through another. Whichever
+/// commits first, there is one event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_beside_the_statement_of_a_dead_process_makes_no_second_event() {
+    let db = TestDb::create().await;
+    let pool = db.pool("relayforge_api");
+    for round in 0_u64..150 {
+        let hooks: Vec<Hook> = (0..16).map(|i| hook(&format!("{round}-{i}"))).collect();
+        let dying = tokio::spawn({
+            let (hooks, client) = (hooks.clone(), api(&db).await);
+            async move { ingest_with(&client, &hooks, &RULES).await.map(drop) }
+        });
+        // Anywhere between before it is sent and after it is answered.
+        tokio::time::sleep(Duration::from_micros(round * 37 % 4000)).await;
+        dying.abort();
+        loop {
+            let client = pool.get().await.unwrap();
+            match ingest_with(&client, &hooks, &RULES).await {
+                Ok(outcomes) => {
+                    assert!(
+                        outcomes
+                            .iter()
+                            .all(|o| matches!(o, Ingested::Accepted { .. } | Ingested::Duplicate { .. }))
+                    );
+                    break;
+                }
+                // Behind the dead one's locks for too long: the provider tries again.
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    }
+    // The last dead one may still be at it.
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and pid <> pg_backend_pid()";
+    while count(&db, busy).await > 0 {
+        assert!(std::time::Instant::now() < until, "all statements end");
+    }
+    assert_eq!(count(&db, "select count(*) from store.jobs").await, 150 * 16);
+    assert_eq!(
+        count(&db, "select count(distinct dedup_key) from store.jobs").await,
+        150 * 16
+    );
+}
+
 /// Somebody's psql session holds one tenant's quota row: that tenant waits, is told to try again, and nobody else is.
 #[tokio::test]
 async fn a_held_quota_row_is_busy_for_its_tenant_only() {
