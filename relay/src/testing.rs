@@ -1,17 +1,17 @@
 //! A broker for tests: where it is, a topology prefix of the test's own, and a look into its queues.
 //!
 //! Owns nothing but what carries its prefix, which it removes when dropped. Which server it is, in this order:
-//! `TEST_AMQP_URL`, the one of `./dev test-servers`, a container.
+//! `TEST_AMQP_URL`, the one of `./dev test-servers`, a container (`sql::testing` has the rule).
 
-use std::path::Path;
 use std::time::Duration;
 
 use amqprs::channel::{BasicAckArguments, BasicGetArguments, ExchangeDeleteArguments, QueueDeleteArguments};
 use amqprs::{BasicProperties, FieldValue, ShortStr};
 use clap::Parser;
+use sql::testing::{CONTAINER_LABEL, server_variable};
 use testcontainers_modules::rabbitmq::RabbitMq;
-use testcontainers_modules::testcontainers::{ContainerAsync, runners::AsyncRunner};
-use tokio::process::Command;
+use testcontainers_modules::testcontainers::ImageExt as _;
+use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
 
 use crate::amqp::AmqpConfig;
 use crate::session::Session;
@@ -25,7 +25,6 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct TestBroker {
     url: String,
     prefix: String,
-    _container: Option<ContainerAsync<RabbitMq>>,
 }
 
 /// A message taken from a queue.
@@ -61,11 +60,9 @@ impl TestBroker {
     pub async fn start() -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let prefix = format!("test-{}", &id[..12]);
-        let (url, container) = server().await;
         Self {
-            url,
+            url: server_url().await,
             prefix,
-            _container: container,
         }
     }
 
@@ -192,55 +189,22 @@ async fn remove_all(config: &AmqpConfig, topology: &Topology) {
     session.close().await;
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one setting of tests, which no service reads"
-)]
-async fn server() -> (String, Option<ContainerAsync<RabbitMq>>) {
-    if let Ok(url) = std::env::var("TEST_AMQP_URL") {
-        return (url, None);
-    }
-    match test_server_url().await {
-        Ok(url) => (url, None),
-        Err(reason) => container(&reason).await,
-    }
-}
-
-/// Asks the repository's script, which starts the server when it has to.
-async fn test_server_url() -> Result<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let answer = Command::new("./dev")
-        .arg("test-servers")
-        .current_dir(root)
-        .output()
-        .await;
-    let answer = answer.map_err(|error| format!("./dev: {error}"))?;
-    let text = String::from_utf8_lossy(&answer.stdout);
-    let url = text.lines().find_map(|line| line.strip_prefix("TEST_AMQP_URL="));
-    match url.filter(|_| answer.status.success()) {
-        Some(url) => Ok(url.to_owned()),
-        None => Err(String::from_utf8_lossy(&answer.stderr).trim().to_owned()),
-    }
-}
-
-#[expect(
-    clippy::panic,
-    reason = "without a broker the test can't run, and the text says what to do"
-)]
-async fn container(reason: &str) -> (String, Option<ContainerAsync<RabbitMq>>) {
-    let started = async {
-        let container = RabbitMq::default().start().await?;
-        let (host, port) = (
-            container.get_host().await?,
-            container.get_host_port_ipv4(5672).await?,
-        );
-        Ok::<_, testcontainers_modules::testcontainers::TestcontainersError>((
-            format!("amqp://guest:guest@{host}:{port}"),
-            Some(container),
-        ))
-    };
-    match started.await {
-        Ok(server) => server,
-        Err(error) => panic!("no RabbitMQ: set TEST_AMQP_URL. ./dev said: {reason}. Docker said: {error}"),
-    }
+/// URL of the test server.
+async fn server_url() -> String {
+    server_variable("TEST_AMQP_URL", || async {
+        let container = RabbitMq::default()
+            .with_tag("3.13-management")
+            .with_label(CONTAINER_LABEL.0, CONTAINER_LABEL.1)
+            .start()
+            .await
+            .map_err(|error| error.to_string())?;
+        let port = container
+            .get_host_port_ipv4(5672)
+            .await
+            .map_err(|error| error.to_string())?;
+        // Shared by the whole run: it must outlive this process.
+        std::mem::forget(container);
+        Ok(format!("amqp://guest:guest@127.0.0.1:{port}"))
+    })
+    .await
 }

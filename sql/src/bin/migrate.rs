@@ -27,6 +27,10 @@ fn main() -> ExitCode {
     {
         eprintln!("relayforge-migrate: a TLS provider is installed already");
     }
+    if let Err(error) = load_dotenv() {
+        eprintln!("relayforge-migrate: .env can't be read: {error:#}");
+        return ExitCode::from(2);
+    }
     let arguments = Arguments::parse();
     if let Err(error) = arguments.config.validate() {
         eprintln!("relayforge-migrate: {error}");
@@ -43,6 +47,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As the services do: `./.env` is for development, and says so itself or is told so by the environment.
+#[expect(clippy::disallowed_methods, reason = "decides whether .env is read, before clap reads the rest")]
+fn load_dotenv() -> anyhow::Result<()> {
+    let path = std::path::Path::new(".env");
+    let app_env = std::env::var("APP_ENV").ok();
+    if app_env.as_deref().is_some_and(|env| env != "development") || !path.exists() {
+        return Ok(());
+    }
+    let mut development = app_env.is_some();
+    for pair in dotenvy::from_path_iter(path).context("no access")? {
+        // The library's own message quotes the line, which may hold a password.
+        let (name, value) = pair.map_err(|_| anyhow::anyhow!("a line is malformed"))?;
+        development |= name == "APP_ENV" && value == "development";
+    }
+    if development {
+        dotenvy::from_path(path).map_err(|_| anyhow::anyhow!("a line is malformed"))?;
+    }
+    Ok(())
 }
 
 #[tokio::main(flavor = "current_thread")]
