@@ -239,6 +239,12 @@ impl ApiConfig {
                 self.ingest.dedup_window_days, self.ingest.retention_jobs_days
             ));
         }
+        if self.ingest.queue_bytes < self.hardening.max_body_bytes {
+            return Err(format!(
+                "INGEST__QUEUE_BYTES ({}) is below HARDENING__MAX_BODY_BYTES ({}): a body of that size would never be taken",
+                self.ingest.queue_bytes, self.hardening.max_body_bytes
+            ));
+        }
         self.master_keys()?;
         if self.telemetry.app_env == AppEnv::Production {
             self.refuse_development_secrets()?;
@@ -344,6 +350,7 @@ mod tests {
             ("DATABASE__URL", "mysql://hunter2@localhost"),
             ("SECRETS__MASTER_KEY", "hunter2"),
             ("PARTITION__INTERVAL", "month"),
+            ("INGEST__QUEUE_BYTES", "1024"),
             ("APP_ENV", "staging"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();

@@ -2,7 +2,7 @@
 //! No timer, and no delay when idle. One lane takes all that waits; the others help only when the first webhook has
 //! waited too long. Bounded in items, bytes and time. Owns the breaker that answers fast while the database is away.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +25,12 @@ use crate::error::ApiError;
 
 /// When the first of the queue has waited this long, another lane opens beside the first.
 const HELP_AFTER: Duration = Duration::from_millis(50);
+
+/// How long a tenant whose rows somebody holds is refused before it is tried again.
+const LOCKED_OUT_FOR: Duration = Duration::from_secs(1);
+
+const AWAY: &str = "the database is away";
+const LOCKED: &str = "the tenant's rows are locked by somebody else";
 
 /// How often the database is tried while the breaker is open.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -97,6 +103,8 @@ struct Shared {
     committed: Notify,
     breaker_open: AtomicBool,
     tripped: Notify,
+    /// Tenants that are refused until then; at most as many as there are.
+    locked_tenants: Mutex<HashMap<Uuid, Instant>>,
 }
 
 /// Where handlers hand in what they have verified. Clones share one queue.
@@ -122,6 +130,7 @@ impl Ingest {
             committed: Notify::new(),
             breaker_open: AtomicBool::new(false),
             tripped: Notify::new(),
+            locked_tenants: Mutex::default(),
         });
         for lane in 0..lanes.max(1) {
             tasks.spawn(run_lane(Arc::clone(&shared), lane, stop.clone()));
@@ -139,7 +148,7 @@ impl Ingest {
     pub async fn submit(&self, webhook: Webhook) -> Result<Ingested, ApiError> {
         let deadline = Instant::now() + self.0.config.deadline();
         if self.0.breaker_open.load(Ordering::Acquire) {
-            return Err(ApiError::Unavailable("the database is away"));
+            return Err(ApiError::Unavailable(AWAY));
         }
         let (answer, receiver) = oneshot::channel();
         self.0.push(Pending {
@@ -218,7 +227,7 @@ impl Shared {
         if !self.breaker_open.swap(true, Ordering::AcqRel) {
             tracing::error!("the database is away: webhooks are answered 503 until it is back");
         }
-        self.refuse_waiting("the database is away");
+        self.refuse_waiting(AWAY);
         self.tripped.notify_one();
     }
 
@@ -228,9 +237,32 @@ impl Shared {
             queue.bytes = 0;
             std::mem::take(&mut queue.items)
         };
-        for pending in items {
-            let _ = pending.answer.send(Err(ApiError::Unavailable(why)));
+        refuse_all(items.into(), why);
+    }
+
+    fn lock_out(&self, tenant: Uuid) {
+        let mut locked = self.locked_tenants();
+        locked.insert(tenant, Instant::now() + LOCKED_OUT_FOR);
+    }
+
+    /// Answers the webhooks of tenants whose rows were found locked just now, and returns the others.
+    fn refuse_locked_tenants(&self, batch: Vec<Pending>) -> Vec<Pending> {
+        let mut locked = self.locked_tenants();
+        if locked.is_empty() {
+            return batch;
         }
+        let now = Instant::now();
+        locked.retain(|_, until| *until > now);
+        let (refused, others) = batch
+            .into_iter()
+            .partition(|pending| locked.contains_key(&pending.webhook.tenant_id));
+        drop(locked);
+        refuse_all(refused, LOCKED);
+        others
+    }
+
+    fn locked_tenants(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        self.locked_tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,43 +300,59 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
     }
 }
 
+/// Part of a batch, and whether it has been tried alone before.
+struct Part {
+    items: Vec<Pending>,
+    retried: bool,
+}
+
 /// Commits a batch. What can't be passed whole is tried again in parts: by tenant, so that one tenant's held quota row
 /// stops nobody else; then, unless it is a lock that stands in the way, by halves, so that one bad webhook fails alone.
 async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
     let deadline = Instant::now() + shared.config.deadline();
+    let batch = shared.refuse_locked_tenants(batch);
+    if batch.is_empty() {
+        return;
+    }
     let client = match timeout_at(deadline, shared.pool.get()).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return give_up(shared, batch, &error.to_string()),
         Err(_) => return give_up(shared, batch, "no connection in time"),
     };
-    let mut parts = vec![(batch, false)];
-    while let Some((part, retried)) = parts.pop() {
-        match timeout_at(deadline, try_batch(&client, shared, &part)).await {
+    // Once it has answered anything, a database that is late is busy, not away.
+    let mut answered = false;
+    let mut parts = VecDeque::from([Part {
+        items: batch,
+        retried: false,
+    }]);
+    while let Some(part) = parts.pop_front() {
+        match timeout_at(deadline, try_batch(&client, shared, &part.items)).await {
             Ok(Ok(outcomes)) => {
+                answered = true;
                 if outcomes
                     .iter()
                     .any(|outcome| matches!(outcome, Ingested::Accepted { .. }))
                 {
                     shared.committed.notify_one();
                 }
-                for (pending, outcome) in part.into_iter().zip(outcomes) {
+                for (pending, outcome) in part.items.into_iter().zip(outcomes) {
                     let _ = pending.answer.send(Ok(outcome));
                 }
             }
-            Ok(Err(error)) if error.is_unavailable() => {
-                let rest = part
-                    .into_iter()
-                    .chain(parts.into_iter().flat_map(|(part, _)| part));
-                return give_up(shared, rest.collect(), &error.to_string());
+            Ok(Err(error)) if !error.is_unavailable() => {
+                answered = true;
+                split(shared, part, &error, &mut parts);
             }
-            Ok(Err(error)) => split(part, retried, &error, &mut parts),
-            Err(_) => {
+            failed => {
                 // The statement may still run, and its answer would be the next one's: the connection is dropped.
                 drop(Object::take(client));
-                let rest = part
-                    .into_iter()
-                    .chain(parts.into_iter().flat_map(|(part, _)| part));
-                return give_up(shared, rest.collect(), "no answer in time");
+                let rest = parts.into_iter().flat_map(|part| part.items);
+                let rest = part.items.into_iter().chain(rest).collect();
+                return match failed {
+                    Ok(Err(error)) => give_up(shared, rest, &error.to_string()),
+                    _ if answered => refuse_all(rest, "the database did not answer in time"),
+                    _ => give_up(shared, rest, "no answer in time"),
+                };
             }
         }
     }
@@ -315,23 +363,44 @@ async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result
     ingest_webhooks(client, &rows, &shared.rules).await
 }
 
-/// Puts the parts of a failed batch back, or answers those that can't be parted any further. The last part is tried
-/// first; a lock that stood in the way is tried once more when its tenant is alone.
-fn split(mut part: Vec<Pending>, retried: bool, error: &DbError, parts: &mut Vec<(Vec<Pending>, bool)>) {
-    tracing::warn!(%error, batch.items = part.len(), "a batch failed");
-    part.sort_by_key(|pending| pending.webhook.tenant_id);
-    let tenants: Vec<Vec<Pending>> = into_tenants(part);
+/// Puts the parts of a failed batch back, or answers those that can't be parted any further. A tenant whose rows are
+/// locked is refused for a while without asking: the others would wait for it each time.
+fn split(shared: &Shared, part: Part, error: &DbError, parts: &mut VecDeque<Part>) {
+    let Part { mut items, retried } = part;
+    tracing::warn!(%error, batch.items = items.len(), "a batch failed");
+    items.sort_by_key(|pending| pending.webhook.tenant_id);
+    let mut tenants = into_tenants(items);
     if tenants.len() > 1 {
-        return parts.extend(tenants.into_iter().map(|items| (items, false)));
+        parts.extend(tenants.into_iter().map(|items| Part {
+            items,
+            retried: false,
+        }));
+        return;
     }
-    for mut items in tenants {
-        if error.is_retryable() && !retried {
-            parts.push((items, true));
-        } else if items.len() > 1 && !error.is_retryable() {
-            parts.push((items.split_off(items.len() / 2), false));
-            parts.push((items, false));
-        } else {
-            items.into_iter().for_each(|pending| refuse(pending, error));
+    let mut items = tenants.pop().unwrap_or_default();
+    match error {
+        // Another batch of ours may have held the row while it waited for somebody else.
+        DbError::Busy(_) | DbError::Locked(_) if !retried => parts.push_back(Part { items, retried: true }),
+        DbError::Invalid(_) | DbError::Bug(_) if items.len() > 1 => {
+            let second_half = items.split_off(items.len() / 2);
+            parts.extend([items, second_half].map(|items| Part {
+                items,
+                retried: false,
+            }));
+        }
+        DbError::Locked(_) => {
+            if let Some(pending) = items.first() {
+                shared.lock_out(pending.webhook.tenant_id);
+            }
+            refuse_all(items, LOCKED);
+        }
+        error if error.is_retryable() => refuse_all(items, "the database is busy"),
+        error => {
+            for pending in items {
+                tracing::error!(%error, correlation_id = pending.webhook.correlation_id,
+                    tenant.id = %pending.webhook.tenant_id, "a webhook can't be stored");
+                let _ = pending.answer.send(Err(ApiError::Internal));
+            }
         }
     }
 }
@@ -354,15 +423,10 @@ fn into_tenants(sorted: Vec<Pending>) -> Vec<Vec<Pending>> {
     tenants
 }
 
-fn refuse(pending: Pending, error: &DbError) {
-    let refusal = if error.is_retryable() {
-        ApiError::Unavailable("the tenant's rows are locked by somebody else")
-    } else {
-        tracing::error!(%error, correlation_id = pending.webhook.correlation_id,
-            tenant.id = %pending.webhook.tenant_id, "a webhook can't be stored");
-        ApiError::Internal
-    };
-    let _ = pending.answer.send(Err(refusal));
+fn refuse_all(items: Vec<Pending>, why: &'static str) {
+    for pending in items {
+        let _ = pending.answer.send(Err(ApiError::Unavailable(why)));
+    }
 }
 
 fn give_up(shared: &Shared, items: Vec<Pending>, why: &str) {

@@ -2,6 +2,8 @@
 //!
 //! Ingress is judged before anything is known of the sender, so half of it is kept for senders that have verified
 //! lately: a flood of unsigned requests drains the open half and the buckets of its own networks, and nothing else.
+//! Who such a sender is, is only what a request claims; so it is let through to the signature check, and takes its token
+//! after that. A forger that claims to be a sender behind the same proxy burns none of the sender's tokens.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -13,6 +15,10 @@ use uuid::Uuid;
 
 /// How long a sender counts as one that has verified.
 const VERIFIED_FOR: Duration = Duration::from_secs(600);
+
+/// Forged requests under one sender's name that are looked at, as a multiple of the ingress limit: what a wrong signature
+/// costs us is a hash over the body, little more than refusing it.
+const FORGED_FACTOR: f64 = 50.0;
 
 /// Networks with a bucket of their own; those beyond share one.
 const MAX_NETWORKS: usize = 16_384;
@@ -35,12 +41,21 @@ impl Bucket {
         }
     }
 
-    /// Takes one token, or says how long until there is one.
-    fn take(&mut self, rate: f64, burst: f64, now: Instant) -> Result<(), Duration> {
+    fn fill(&mut self, rate: f64, burst: f64, now: Instant) {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = elapsed.mul_add(rate, self.tokens).min(burst);
         self.filled = now;
-        if self.tokens >= 1.0 {
+    }
+
+    /// Whether there is a token.
+    fn has(&mut self, rate: f64, burst: f64, now: Instant) -> bool {
+        self.fill(rate, burst, now);
+        self.tokens >= 1.0
+    }
+
+    /// Takes one token, or says how long until there is one.
+    fn take(&mut self, rate: f64, burst: f64, now: Instant) -> Result<(), Duration> {
+        if self.has(rate, burst, now) {
             self.tokens -= 1.0;
             return Ok(());
         }
@@ -87,6 +102,22 @@ impl Network {
     }
 }
 
+/// How a request was let in, which decides what it takes once its signature is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It has taken a token of its network and of the open half.
+    Stranger,
+    /// It claims to be a sender that has verified lately, and has taken nothing yet.
+    Known,
+}
+
+/// A sender that has verified.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    verified: Instant,
+    forged: Bucket,
+}
+
 /// The limit over all senders.
 #[derive(Debug)]
 pub struct IngressLimiter {
@@ -101,7 +132,7 @@ struct IngressState {
     reserved: Bucket,
     crowd: Bucket,
     networks: HashMap<Network, Bucket>,
-    verified: HashMap<u64, Instant>,
+    known: HashMap<u64, Known>,
 }
 
 impl IngressLimiter {
@@ -116,28 +147,24 @@ impl IngressLimiter {
                 reserved: Bucket::full(half_burst, now),
                 crowd: Bucket::full((half_burst / 2.0).max(1.0), now),
                 networks: HashMap::new(),
-                verified: HashMap::new(),
+                known: HashMap::new(),
             }),
         }
     }
 
-    /// Lets a request in, or says how long until it is worth trying.
+    /// Lets a request in as far as the signature check, or says how long until it is worth trying.
     ///
     /// # Errors
     /// The wait, when the sender's network or everything together is over its limit.
-    pub fn admit(&self, sender: Sender, now: Instant) -> Result<(), Duration> {
+    pub fn admit(&self, sender: Sender, now: Instant) -> Result<Admission, Duration> {
         let (rate, burst) = (self.half_rate, self.half_burst);
         let mut guard = self.lock();
         let state = &mut *guard;
-        let known = state
-            .verified
-            .get(&sender.key)
-            .is_some_and(|at| now.saturating_duration_since(*at) < VERIFIED_FOR);
-        if known {
-            return state
-                .reserved
-                .take(rate, burst, now)
-                .or_else(|_| state.open.take(rate, burst, now));
+        if let Some(known) = state.known.get_mut(&sender.key)
+            && now.saturating_duration_since(known.verified) < VERIFIED_FOR
+            && known.forged.has(rate * FORGED_FACTOR, burst * FORGED_FACTOR, now)
+        {
+            return Ok(Admission::Known);
         }
         // A stranger's network gets half of the open half, so that two networks have to collude to fill it.
         let (network_rate, network_burst) = (rate / 2.0, (burst / 2.0).max(1.0));
@@ -153,21 +180,37 @@ impl IngressLimiter {
             &mut state.crowd
         };
         bucket.take(network_rate, network_burst, now)?;
-        state.open.take(rate, burst, now)
+        state.open.take(rate, burst, now)?;
+        Ok(Admission::Stranger)
     }
 
-    /// Remembers that a sender's signature was right.
-    pub fn verified(&self, sender: Sender, now: Instant) {
-        let mut state = self.lock();
-        if state.verified.len() >= MAX_VERIFIED && !state.verified.contains_key(&sender.key) {
-            state
-                .verified
-                .retain(|_, at| now.saturating_duration_since(*at) < VERIFIED_FOR);
-            if state.verified.len() >= MAX_VERIFIED {
-                return;
-            }
+    /// The signature was right: remembers the sender, which takes its token if it has not yet.
+    ///
+    /// # Errors
+    /// The wait, when the senders that verify are over the limit together.
+    pub fn verified(&self, sender: Sender, admission: Admission, now: Instant) -> Result<(), Duration> {
+        let (rate, burst) = (self.half_rate, self.half_burst);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.remember(sender, burst * FORGED_FACTOR, now);
+        match admission {
+            Admission::Stranger => Ok(()),
+            Admission::Known => state
+                .reserved
+                .take(rate, burst, now)
+                .or_else(|_| state.open.take(rate, burst, now)),
         }
-        state.verified.insert(sender.key, now);
+    }
+
+    /// The signature was wrong: whoever sent it, it was not the sender that it claims to be.
+    pub fn forged(&self, sender: Sender, admission: Admission, now: Instant) {
+        let (rate, burst) = (self.half_rate * FORGED_FACTOR, self.half_burst * FORGED_FACTOR);
+        if admission == Admission::Known
+            && let Some(known) = self.lock().known.get_mut(&sender.key)
+        {
+            // An empty bucket is what the next `admit` looks at.
+            let _ = known.forged.take(rate, burst, now);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, IngressState> {
@@ -176,6 +219,26 @@ impl IngressLimiter {
 }
 
 impl IngressState {
+    fn remember(&mut self, sender: Sender, forged_burst: f64, now: Instant) {
+        if let Some(known) = self.known.get_mut(&sender.key) {
+            known.verified = now;
+            return;
+        }
+        if self.known.len() >= MAX_VERIFIED {
+            self.known
+                .retain(|_, known| now.saturating_duration_since(known.verified) < VERIFIED_FOR);
+        }
+        if self.known.len() < MAX_VERIFIED {
+            self.known.insert(
+                sender.key,
+                Known {
+                    verified: now,
+                    forged: Bucket::full(forged_burst, now),
+                },
+            );
+        }
+    }
+
     fn forget_full_networks(&mut self, rate: f64, burst: f64, now: Instant) {
         self.networks.retain(|_, bucket| {
             let elapsed = now.saturating_duration_since(bucket.filled).as_secs_f64();
@@ -213,38 +276,64 @@ mod tests {
         Sender::new(address.parse().unwrap(), "acme", "github")
     }
 
+    /// A signed request, all the way.
+    fn signed(limiter: &IngressLimiter, sender: Sender, now: Instant) -> bool {
+        limiter
+            .admit(sender, now)
+            .and_then(|admission| limiter.verified(sender, admission, now))
+            .is_ok()
+    }
+
     #[test]
     fn a_flood_of_strangers_does_not_shut_out_who_has_verified() {
         let start = Instant::now();
         let limiter = IngressLimiter::new(100, 200, start);
         let friend = sender("192.0.2.1");
-        limiter.admit(friend, start).unwrap();
-        limiter.verified(friend, start);
+        assert!(signed(&limiter, friend, start));
         // Strangers from a thousand networks at once: the open half is 100 tokens, of which one is spent.
         let admitted = (0..=255_u8)
             .flat_map(|b| (0..4_u8).map(move |c| sender(&format!("10.{b}.{c}.1"))))
             .filter(|stranger| limiter.admit(*stranger, start).is_ok())
             .count();
         assert_eq!(admitted, 99);
-        // The same address as a stranger's is no friend's when it names another tenant.
+        // The same address is a stranger's when it names another tenant.
         let neighbour = Sender::new("192.0.2.1".parse().unwrap(), "other", "github");
         assert!(limiter.admit(neighbour, start).is_err());
-        let friends = (0..200).filter(|_| limiter.admit(friend, start).is_ok()).count();
+        let friends = (0..200).filter(|_| signed(&limiter, friend, start)).count();
         assert_eq!(friends, 100, "the reserved half is whole");
         // A second later 50 tokens are back on each side.
         let later = start + Duration::from_secs(1);
+        assert_eq!((0..200).filter(|_| signed(&limiter, friend, later)).count(), 100);
+        // And after VERIFIED_FOR it is a stranger again, of whom its network admits 50 at once.
+        let forgotten = later + VERIFIED_FOR;
+        assert_eq!(limiter.admit(friend, forgotten), Ok(Admission::Stranger));
+    }
+
+    /// Behind one proxy all networks are one: a forger may claim to be the sender, and burns none of its tokens.
+    #[test]
+    fn forged_requests_in_a_senders_name_do_not_shut_it_out() {
+        let start = Instant::now();
+        let limiter = IngressLimiter::new(100, 200, start);
+        let friend = sender("192.0.2.1");
+        assert!(signed(&limiter, friend, start));
+        let forge = |times: usize, now| {
+            (0..times)
+                .filter(|_| {
+                    limiter
+                        .admit(friend, now)
+                        .map(|admission| limiter.forged(friend, admission, now))
+                        .is_ok()
+                })
+                .count()
+        };
+        assert_eq!(forge(4000, start), 4000, "they are looked at, and fail");
         assert_eq!(
-            (0..200).filter(|_| limiter.admit(friend, later).is_ok()).count(),
-            100
+            (0..100).filter(|_| signed(&limiter, friend, start)).count(),
+            100,
+            "all tokens are there"
         );
-        // And after VERIFIED_FOR it is a stranger again.
-        let forgotten = start + VERIFIED_FOR;
-        assert_eq!(
-            (0..200)
-                .filter(|_| limiter.admit(friend, forgotten).is_ok())
-                .count(),
-            50
-        );
+        // Without any bound it would be an attack on our processor.
+        assert!(forge(10_000, start) < 1_200);
     }
 
     #[test]
@@ -271,15 +360,13 @@ mod tests {
         }
         assert!(limiter.lock().networks.len() <= MAX_NETWORKS);
         for i in 0..(MAX_VERIFIED + 1000) {
-            limiter.verified(
-                Sender {
-                    network: Network([0; 6]),
-                    key: i as u64,
-                },
-                start,
-            );
+            let sender = Sender {
+                network: Network([0; 6]),
+                key: i as u64,
+            };
+            let _ = limiter.verified(sender, Admission::Known, start);
         }
-        assert!(limiter.lock().verified.len() <= MAX_VERIFIED);
+        assert!(limiter.lock().known.len() <= MAX_VERIFIED);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::error::ApiError;
 use crate::ingest::Webhook;
-use crate::rate_limit::Sender;
+use crate::rate_limit::{Admission, Sender};
 use crate::registry::Snapshot;
 use crate::server::AppState;
 use crate::signature::verify;
@@ -73,12 +73,10 @@ async fn accept(
     let tenant_header = tenant_header(request.headers())?;
     let named = path.tenant.as_deref().or(tenant_header);
     let sender = Sender::new(peer(request), named.unwrap_or_default(), &path.source);
-    state
+    let admission = state
         .ingress
         .admit(sender, Instant::now())
-        .map_err(|wait| ApiError::IngressLimited {
-            retry_after: whole_seconds(wait),
-        })?;
+        .map_err(ingress_limited)?;
     let body = read_body(payload, limit).await?;
 
     let snapshot = state
@@ -93,7 +91,15 @@ async fn accept(
     let source = snapshot.source(&path.source).ok_or(ApiError::UnknownSource)?;
     found.source = Some(source.name.clone());
 
-    let webhook = verified_webhook(request, body, &snapshot, tenant, source, sender, state)?;
+    let webhook = verified_webhook(
+        request,
+        body,
+        &snapshot,
+        tenant,
+        source,
+        (sender, admission),
+        state,
+    )?;
     let outcome = state.ingest.submit(webhook).await?;
     found.record(&outcome);
     answer(outcome, source, state)
@@ -172,7 +178,7 @@ fn verified_webhook(
     snapshot: &Snapshot,
     tenant: &Tenant,
     source: &Source,
-    sender: Sender,
+    (sender, admission): (Sender, Admission),
     state: &AppState,
 ) -> Result<Webhook, ApiError> {
     let headers = request.headers();
@@ -180,6 +186,7 @@ fn verified_webhook(
         .keys(tenant.id, &source.name)
         .ok_or(ApiError::SecretMissing)?;
     let tolerance = state.config.webhooks.stripe_tolerance_seconds;
+    let now = Instant::now();
     let verified = verify(
         source.kind,
         &ring.keys,
@@ -187,9 +194,12 @@ fn verified_webhook(
         &body,
         Utc::now().timestamp(),
         tolerance,
-    )?;
-    let now = Instant::now();
-    state.ingress.verified(sender, now);
+    )
+    .inspect_err(|_| state.ingress.forged(sender, admission, now))?;
+    state
+        .ingress
+        .verified(sender, admission, now)
+        .map_err(ingress_limited)?;
     let hardening = &state.config.hardening;
     let rate = tenant.rate_per_second.unwrap_or(hardening.tenant_rate_per_second);
     let burst = tenant.rate_burst.unwrap_or(hardening.tenant_rate_burst);
@@ -269,6 +279,12 @@ fn accepted(event_id: Uuid, inbox_id: Uuid, job_id: Option<Uuid>, new: bool) -> 
 /// Always [`ApiError::MethodNotAllowed`].
 pub async fn method_not_allowed() -> Result<HttpResponse, ApiError> {
     Err(ApiError::MethodNotAllowed { allow: "POST" })
+}
+
+fn ingress_limited(wait: Duration) -> ApiError {
+    ApiError::IngressLimited {
+        retry_after: whole_seconds(wait),
+    }
 }
 
 fn whole_seconds(wait: Duration) -> u64 {

@@ -34,8 +34,8 @@ pub struct TelemetryConfig {
     )]
     pub app_env: AppEnv,
 
-    /// Which log lines are written: `level` or `target=level`, joined by commas. Span fields such as
-    /// `correlation_id` are kept at every level
+    /// Which log lines are written: `level` or `target=level`, joined by commas, on top of the default. Span fields
+    /// such as `correlation_id` are kept at every level; client libraries, whose chatter holds payloads, stay at warn
     #[arg(long = "LOG__FILTER", env = "LOG__FILTER", hide_env_values = true,
         default_value = DEFAULT_FILTER, value_parser = checked_filter)]
     pub log_filter: String,

@@ -18,10 +18,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::{TelemetryConfig, parse_filter};
+use crate::config::{DEFAULT_FILTER, TelemetryConfig, parse_filter};
 
-/// Crates whose spans are never ours: they would only repeat the exporter's and the clients' inner life.
-const FOREIGN_SPANS: [&str; 9] = [
+/// Crates whose spans are never ours, and whose chatter is never logged: it would only repeat the exporter's and the
+/// clients' inner life, payloads included.
+const FOREIGN: [&str; 9] = [
     "opentelemetry",
     "tonic",
     "h2",
@@ -64,7 +65,9 @@ pub struct Telemetry {
 /// # Errors
 /// [`TelemetryError`], whose text names the variable to correct.
 pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
-    let filter = parse_filter(&config.log_filter).map_err(TelemetryError::Filter)?;
+    // On top of the default, so that `debug` does not bring back what is off for a reason.
+    let filter = format!("{DEFAULT_FILTER},{}", config.log_filter);
+    let filter = parse_filter(&filter).map_err(TelemetryError::Filter)?;
     let flush_timeout = Duration::from_millis(config.otel_timeout_ms);
     let spans = config
         .otel_enabled
@@ -131,15 +134,25 @@ where
 {
     let spans: FilterFn = FilterFn::new(is_our_span as fn(&Metadata<'_>) -> bool);
     let bunyan = BunyanFormattingLayer::new(service.to_owned(), writer);
-    JsonStorageLayer
-        .and_then(EventsOnly(bunyan))
-        .with_filter(filter.or(spans.with_max_level_hint(LevelFilter::INFO)))
+    JsonStorageLayer.and_then(EventsOnly(bunyan)).with_filter(
+        filter
+            .or(spans.with_max_level_hint(LevelFilter::INFO))
+            .and(filter_fn(holds_no_payload)),
+    )
+}
+
+/// Below `warn`, the clients of database and broker write what passes through them: bodies, parameters, secrets. No
+/// filter lets that through.
+fn holds_no_payload(meta: &Metadata<'_>) -> bool {
+    *meta.level() <= Level::WARN || !is_foreign(meta.target())
+}
+
+fn is_foreign(target: &str) -> bool {
+    FOREIGN.iter().any(|name| target.starts_with(name))
 }
 
 fn is_our_span(meta: &Metadata<'_>) -> bool {
-    meta.is_span()
-        && *meta.level() <= Level::INFO
-        && !FOREIGN_SPANS.iter().any(|name| meta.target().starts_with(name))
+    meta.is_span() && *meta.level() <= Level::INFO && !is_foreign(meta.target())
 }
 
 /// Passes events on and keeps span starts and ends to itself.
@@ -168,7 +181,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::config::{AppEnv, DEFAULT_FILTER};
+    use crate::config::AppEnv;
     use crate::propagation::TraceContext;
 
     #[derive(Clone, Default)]
@@ -194,6 +207,21 @@ mod tests {
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+
+    #[test]
+    fn no_filter_lets_the_clients_write_what_passes_through_them() {
+        for filter in ["trace", "debug", "trace,tokio_postgres=trace,amqprs=trace"] {
+            let lines = logged(filter, || {
+                tracing::debug!(target: "tokio_postgres::prepare", "parameters: hunter2");
+                tracing::info!(target: "amqprs::frame", "body: hunter2");
+                tracing::warn!(target: "tokio_postgres", "a warning");
+                tracing::debug!(target: "api::ingest", "ours");
+            });
+            let said: Vec<&str> = lines.iter().map(|line| line["msg"].as_str().unwrap()).collect();
+            assert_eq!(said.len(), 2, "{filter}: {said:?}");
+            assert!(!said.iter().any(|line| line.contains("hunter2")), "{said:?}");
+        }
     }
 
     #[test]

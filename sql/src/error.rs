@@ -17,9 +17,13 @@ pub enum DbError {
     /// `RF400`, or SQLSTATE classes 22 and 23: a value that the schema refuses.
     #[error("invalid: {0}")]
     Invalid(String),
-    /// Serialization failure, deadlock, lock or statement time-out: the same call may pass the next time.
+    /// Serialization failure or deadlock: the same call may pass at once.
     #[error("busy: {0}")]
     Busy(String),
+    /// Somebody else holds a lock that this call needs, for longer than the role waits: it may pass later, and a call
+    /// that does not need it may pass now.
+    #[error("locked: {0}")]
+    Locked(String),
     /// The database is away, shutting down, out of resources or too slow: nobody's call passes now.
     #[error("database unavailable: {0}")]
     Unavailable(String),
@@ -31,7 +35,7 @@ pub enum DbError {
 impl DbError {
     /// Whether the same call may pass if it is made again. The only test of that in the code base.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Unavailable(_))
+        matches!(self, Self::Busy(_) | Self::Locked(_) | Self::Unavailable(_))
     }
 
     /// An error about the link to the database, not about the call.
@@ -68,13 +72,18 @@ impl From<tokio_postgres::Error> for DbError {
             _ if [
                 SqlState::T_R_SERIALIZATION_FAILURE,
                 SqlState::T_R_DEADLOCK_DETECTED,
-                SqlState::LOCK_NOT_AVAILABLE,
-                SqlState::QUERY_CANCELED,
             ]
             .contains(db.code()) =>
             {
                 Self::Busy(text)
             }
+            _ if [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(db.code()) => {
+                Self::Locked(text)
+            }
+            // A server that was demoted, a partition that nobody has made yet: the operator's to mend, nobody's data is
+            // wrong. (A row that no partition takes is a check violation without a constraint.)
+            "25006" => Self::Unavailable(text),
+            "23514" if db.constraint().is_none() => Self::Unavailable(text),
             code if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => {
                 Self::Unavailable(text)
             }

@@ -103,7 +103,7 @@ pub struct Ids {
 /// one job.
 ///
 /// # Errors
-/// [`DbError::Busy`] if a tenant's quota row is held by somebody else: another batch, or one without that tenant, may
+/// [`DbError::Locked`] if a tenant's quota row is held by somebody else: another batch, or one without that tenant, may
 /// pass. [`DbError::Invalid`] if one element cannot be stored: the whole batch is refused.
 pub async fn ingest_webhooks(
     client: &impl GenericClient,

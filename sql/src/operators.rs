@@ -57,7 +57,7 @@ pub async fn check_schema(client: &impl GenericClient) -> Result<(), DbError> {
 /// Makes the partitions of the coming 14 days that are missing; returns how many. `interval` is `day` or `week`.
 ///
 /// # Errors
-/// [`DbError::Busy`] if somebody holds a lock on a parent: try again later.
+/// [`DbError::Locked`] if somebody holds a lock on a parent: try again later.
 pub async fn ensure_partitions(client: &impl GenericClient, interval: &str) -> Result<i32, DbError> {
     let statement = client.prepare_cached(ENSURE_PARTITIONS).await?;
     Ok(client
@@ -83,20 +83,22 @@ pub async fn create_admin_key(
         .try_get("id")?)
 }
 
-/// Whether the database answers on some connection of the pool. A connection that does not answer is discarded.
+/// Whether the database answers on some connection of the pool, and takes writes. A connection that does not answer, or
+/// that leads to a server which was demoted, is discarded.
 ///
 /// # Errors
 /// [`DbError::Unavailable`] if it does not.
 pub async fn ping(pool: &Pool) -> Result<(), DbError> {
     let client = pool.get().await?;
-    match tokio::time::timeout(PING_TIMEOUT, client.simple_query("")).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => {
-            drop(deadpool_postgres::Object::take(client));
-            Err(DbError::Unavailable("no answer in time".to_owned()))
-        }
-    }
+    let asked = client.query_one("select current_setting('transaction_read_only')::boolean", &[]);
+    let why = match tokio::time::timeout(PING_TIMEOUT, asked).await {
+        Ok(Ok(row)) if !row.try_get::<_, bool>(0)? => return Ok(()),
+        Ok(Ok(_)) => "it is read-only",
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => "no answer in time",
+    };
+    drop(deadpool_postgres::Object::take(client));
+    Err(DbError::Unavailable(why.to_owned()))
 }
 
 /// A job with its present state.

@@ -126,37 +126,35 @@ async fn a_tenant_over_its_rate_or_quota_is_429_and_its_events_are_new_later() {
     );
 }
 
-/// Somebody's psql session holds one tenant's quota row: that tenant gets 503, the others do not notice.
+/// Somebody's psql session holds the quota rows of some tenants: they get 503, the others do not notice, and nobody takes
+/// the database for dead.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenants_held_row_stops_nobody_else() {
+async fn held_rows_of_some_tenants_stop_nobody_else() {
+    const HELD: [&str; 4] = ["/held-1", "/held-2", "/held-3", "/held-4"];
     let app = App::start().await.ready().await;
-    let held = app.tenant("held", "s3cret").await;
-    wait_until("the tenant is known", async || {
-        app.generic_for("/held", "s3cret", "0")
-            .send()
-            .await
-            .unwrap()
-            .status()
-            == StatusCode::ACCEPTED
-    })
-    .await;
+    for path in HELD {
+        app.tenant(&path[1..], "s3cret").await;
+        wait_until("the tenant is known", async || {
+            app.generic_for(path, "s3cret", "0")
+                .send()
+                .await
+                .unwrap()
+                .status()
+                == StatusCode::ACCEPTED
+        })
+        .await;
+    }
     let psql = app.db.owner().await;
-    psql.batch_execute("begin").await.unwrap();
-    psql.execute(
-        "update store.tenant_daily_quota_usage set used = used where tenant_id = $1",
-        &[&held],
-    )
-    .await
-    .unwrap();
-    let senders: Vec<_> = (0..20)
+    psql.batch_execute("begin; update store.tenant_daily_quota_usage set used = used")
+        .await
+        .unwrap();
+    let senders: Vec<_> = (0..40)
         .map(|i| {
-            let (blocked, free) = (
-                app.generic_for("/held", "s3cret", &format!("h{i}")),
-                app.generic(&format!("f{i}")),
-            );
+            let held = app.generic_for(HELD[i % HELD.len()], "s3cret", &format!("h{i}"));
+            let free = app.generic(&format!("f{i}"));
             tokio::spawn(async move {
-                let (blocked, free) = tokio::join!(answer(blocked), answer(free));
-                (blocked.0, free.0)
+                let (held, free) = tokio::join!(answer(held), answer(free));
+                (held.0, free.0)
             })
         })
         .collect();
@@ -166,9 +164,37 @@ async fn one_tenants_held_row_stops_nobody_else() {
             (StatusCode::SERVICE_UNAVAILABLE, StatusCode::ACCEPTED)
         );
     }
+    let metrics = app.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains("ingest_breaker_open 0"), "{metrics}");
     psql.batch_execute("rollback").await.unwrap();
-    assert_eq!(
-        answer(app.generic_for("/held", "s3cret", "h0")).await.0,
-        StatusCode::ACCEPTED
-    );
+    wait_until("the tenants are served again", async || {
+        app.generic_for(HELD[0], "s3cret", "again")
+            .send()
+            .await
+            .unwrap()
+            .status()
+            == StatusCode::ACCEPTED
+    })
+    .await;
+}
+
+/// Behind one proxy every sender has the same address: forged requests in a tenant's name cost it none of its tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forger_in_the_tenants_name_does_not_shut_it_out() {
+    let limits = [
+        ("HARDENING__INGRESS_RATE_LIMIT_PER_SECOND", "4"),
+        ("HARDENING__INGRESS_BURST", "40"),
+    ];
+    let app = App::start_with(&limits).await.ready().await;
+    assert_eq!(answer(app.generic("first")).await.0, StatusCode::ACCEPTED);
+    for _ in 0..200 {
+        let forged = app
+            .post("/webhooks/generic", "{}")
+            .header("X-Signature", "00".repeat(32));
+        problem(forged, 401, "signature_mismatch").await;
+    }
+    for i in 0..20 {
+        let (status, body) = answer(app.generic(&format!("{i}"))).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{body}");
+    }
 }

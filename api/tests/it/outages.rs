@@ -116,6 +116,48 @@ async fn a_killed_backend_costs_no_webhook() {
     assert_eq!(app.count("select count(*) from store.jobs").await, 10);
 }
 
+/// What a demoted primary looks like: it answers, and takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_database_is_an_outage() {
+    let app = App::start().await.ready().await;
+    let read_only = |value: &str| {
+        format!(
+            "do $$ begin execute format('alter role relayforge_api in database %I set default_transaction_read_only = {value}',
+                                        current_database()); end $$;
+             select pg_terminate_backend(pid) from pg_stat_activity
+              where usename = 'relayforge_api' and datname = current_database()"
+        )
+    };
+    app.execute(&read_only("on")).await;
+    wait_until("it is not ready", async || {
+        app.get("/readyz").await.status() == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    problem(app.generic("during"), 503, "unavailable").await;
+    app.execute(&read_only("off")).await;
+    recovers(&app, "after").await;
+}
+
+/// Nobody has made the partition: an operator's mistake, to be told apart from a webhook that can't be stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_partition_is_an_outage() {
+    let app = App::start().await.ready().await;
+    let today = chrono::Utc::now().format("%Y%m%d");
+    app.execute(&format!(
+        "alter table store.webhook_inbox detach partition store.webhook_inbox_p{today}"
+    ))
+    .await;
+    problem(app.generic("during"), 503, "unavailable").await;
+    app.execute(&format!(
+        "do $$ begin execute format(
+           'alter table store.webhook_inbox attach partition store.webhook_inbox_p{today} for values from (%L) to (%L)',
+           relayforge.uuid7_floor(date_trunc('day', now(), 'UTC')),
+           relayforge.uuid7_floor(date_trunc('day', now(), 'UTC') + interval '1 day')); end $$"
+    ))
+    .await;
+    recovers(&app, "during").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_answers_what_is_in_flight() {
     let mut app = App::start().await.ready().await;

@@ -50,7 +50,10 @@ fn main() -> ExitCode {
 }
 
 /// As the services do: `./.env` is for development, and says so itself or is told so by the environment.
-#[expect(clippy::disallowed_methods, reason = "decides whether .env is read, before clap reads the rest")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "decides whether .env is read, before clap reads the rest"
+)]
 fn load_dotenv() -> anyhow::Result<()> {
     let path = std::path::Path::new(".env");
     let app_env = std::env::var("APP_ENV").ok();

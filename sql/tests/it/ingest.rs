@@ -526,7 +526,7 @@ async fn a_duplicate_beside_an_open_transaction_waits_for_its_end() {
             Ok(outcomes) if commits => assert_eq!(duplicate(&outcomes[0]).event_id, ids.event_id),
             Ok(outcomes) => assert_ne!(accepted(&outcomes[0]).event_id, ids.event_id),
             // A slow machine may use up the 250 ms: then it is told to try again.
-            Err(error) => assert!(matches!(error, DbError::Busy(_)), "{error}"),
+            Err(error) => assert!(matches!(error, DbError::Locked(_)), "{error}"),
         }
     }
 }
@@ -606,7 +606,7 @@ async fn a_held_quota_row_is_busy_for_its_tenant_only() {
         },
     ];
     let error = ingest_with(&client, &both, &RULES).await.unwrap_err();
-    assert!(matches!(error, DbError::Busy(_)), "{error}");
+    assert!(matches!(error, DbError::Locked(_)), "{error}");
     accepted(&ingest(&client, &both[1..]).await[0]);
     psql.batch_execute("rollback").await.unwrap();
     accepted(&ingest(&client, &both[..1]).await[0]);
