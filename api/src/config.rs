@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use observability::{AppEnv, TelemetryConfig};
+use observability::{AppEnv, ServiceConfig, TelemetryConfig};
 use sql::secret::MasterKeys;
 use sql::upkeep::PartitionConfig;
 use sql::{DatabaseConfig, Secret};
@@ -225,12 +225,10 @@ pub struct SecretsConfig {
 /// What development secrets begin with; in production none may.
 const DEVELOPMENT_MARK: &str = "development";
 
-impl ApiConfig {
-    /// Checks what no single variable shows, before anything connects.
-    ///
-    /// # Errors
-    /// Names the variable and what is wrong with it; never a secret's value.
-    pub fn validate(&self) -> Result<(), String> {
+impl ServiceConfig for ApiConfig {
+    const NAME: &'static str = "relayforge-api";
+
+    fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
         if self.ingest.dedup_window_days > self.ingest.retention_jobs_days {
             return Err(format!(
@@ -252,6 +250,12 @@ impl ApiConfig {
         Ok(())
     }
 
+    fn check_only(&self) -> bool {
+        self.check_config
+    }
+}
+
+impl ApiConfig {
     /// The keys that open tenants' secrets; none without `SECRETS__MASTER_KEY`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use observability::TelemetryConfig;
+use observability::{ServiceConfig, TelemetryConfig};
 use relay::AmqpConfig;
 use sql::DatabaseConfig;
 use sql::jobs::RetryPolicy;
@@ -36,15 +36,17 @@ pub struct Config {
     pub check_config: bool,
 }
 
-impl Config {
-    /// Checks what needs more than one setting, without connecting.
-    ///
-    /// # Errors
-    /// Names the variable and what is wrong with it, never a secret.
-    pub fn validate(&self) -> Result<(), String> {
+impl ServiceConfig for Config {
+    const NAME: &'static str = "relayforge-consumer";
+
+    fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
         self.amqp.endpoint().map_err(|error| error.to_string())?;
         self.consumer.validate()
+    }
+
+    fn check_only(&self) -> bool {
+        self.check_config
     }
 }
 

@@ -3,6 +3,7 @@
 //! Does not own any service's settings: they flatten [`TelemetryConfig`] into theirs. Next: `logging.rs`.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
 use tracing_subscriber::EnvFilter;
@@ -11,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 /// the clients of broker and database repeat what we log ourselves, with less context.
 pub(crate) const DEFAULT_FILTER: &str = "info,opentelemetry=off,tonic=off,h2=off,hyper=off,reqwest=off,\
      amqprs=off,tokio_postgres=warn,refinery=warn,refinery_core=warn";
+
+/// Exit code of a configuration that can't be used, as clap's own.
+const WRONG_CONFIGURATION: u8 = 2;
 
 /// Where a process runs: decides whether development secrets and the `chaos` job kind are allowed.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +150,58 @@ fn unreadable(error: dotenvy::Error, before: &[(String, String)]) -> DotenvError
                 .map(|(name, _)| format!(" (the one after {name})"))
                 .unwrap_or_default(),
         ),
+    }
+}
+
+/// The configuration of a service's command line.
+pub trait ServiceConfig: clap::Parser {
+    /// The executable, as its messages name it.
+    const NAME: &'static str;
+
+    /// Checks what no single variable shows, before anything connects.
+    ///
+    /// # Errors
+    /// Names the variable and what is wrong with it; never a secret's value.
+    fn validate(&self) -> Result<(), String>;
+
+    /// Whether checking is all that was asked for.
+    fn check_only(&self) -> bool;
+}
+
+/// Reads `.env` where it counts, the environment and the command line, and checks them. First thing in a sync `main`.
+///
+/// # Errors
+/// The exit code to end with at once: 2 when something is wrong, which is said on standard error, or 0 after
+/// `--check-config`. `--help` and values that don't parse end the process by themselves, with 0 and 2.
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "there is no log before the configuration is known"
+)]
+pub fn read_config<C: ServiceConfig>() -> Result<C, ExitCode> {
+    let wrong = |reason: String| {
+        eprintln!("{}: {reason}", C::NAME);
+        ExitCode::from(WRONG_CONFIGURATION)
+    };
+    load_dotenv().map_err(|error| wrong(error.to_string()))?;
+    let config = C::parse();
+    config.validate().map_err(wrong)?;
+    if config.check_only() {
+        println!("configuration ok");
+        return Err(ExitCode::SUCCESS);
+    }
+    Ok(config)
+}
+
+/// The exit code of a service that ran: 1 with the reason on standard error, if there is one.
+#[expect(clippy::print_stderr, reason = "the log has ended")]
+pub fn exit_code<C: ServiceConfig>(ran: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", C::NAME);
+            ExitCode::FAILURE
+        }
     }
 }
 

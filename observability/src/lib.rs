@@ -12,5 +12,5 @@ pub mod metrics;
 pub mod propagation;
 pub mod shutdown;
 
-pub use config::{AppEnv, DotenvError, TelemetryConfig, load_dotenv};
+pub use config::{AppEnv, DotenvError, ServiceConfig, TelemetryConfig, exit_code, load_dotenv, read_config};
 pub use logging::{Telemetry, TelemetryError, init};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use observability::TelemetryConfig;
+use observability::{ServiceConfig, TelemetryConfig};
 use sql::DatabaseConfig;
 use sql::upkeep::PartitionConfig;
 
@@ -71,12 +71,10 @@ pub struct RelayConfig {
     pub confirm_timeout_ms: u64,
 }
 
-impl Config {
-    /// Checks what no single variable shows, before anything connects.
-    ///
-    /// # Errors
-    /// Names the variable and what is wrong with it; never a secret's value.
-    pub fn validate(&self) -> Result<(), String> {
+impl ServiceConfig for Config {
+    const NAME: &'static str = "relayforge-relay";
+
+    fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
         self.amqp.endpoint().map_err(|error| error.to_string())?;
         let needed = self.relay.inflight + crate::service::OTHER_CONNECTIONS;
@@ -87,6 +85,10 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    fn check_only(&self) -> bool {
+        self.check_config
     }
 }
 

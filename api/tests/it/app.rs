@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use api::config::ApiConfig;
 use clap::Parser as _;
+use observability::ServiceConfig as _;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use ring::hmac;
 use serde_json::Value;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Parser as _;
 use consumer::registry::Registry;
 use consumer::{Config, Service};
-use observability::AppEnv;
+use observability::{AppEnv, ServiceConfig as _};
 use relay::envelope::{MessageId, envelope};
 use relay::outgoing::{Outgoing, Properties, PublishOutcome};
 use relay::publisher::Publisher;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
+use observability::ServiceConfig as _;
 use relay::config::Config;
 use relay::testing::TestBroker;
 use serde_json::{Value, json};
