@@ -8,7 +8,7 @@ use std::time::Duration;
 use amqprs::channel::{BasicAckArguments, BasicGetArguments, ExchangeDeleteArguments, QueueDeleteArguments};
 use amqprs::{BasicProperties, FieldValue, ShortStr};
 use clap::Parser;
-use sql::testing::{CONTAINER_LABEL, server_variable};
+use sql::testing::{CONTAINER_LABEL, Greeting, server_variable};
 use testcontainers_modules::rabbitmq::RabbitMq;
 use testcontainers_modules::testcontainers::ImageExt as _;
 use testcontainers_modules::testcontainers::runners::AsyncRunner as _;
@@ -189,9 +189,15 @@ async fn remove_all(config: &AmqpConfig, topology: &Topology) {
     session.close().await;
 }
 
+/// A broker answers the protocol header with a method frame.
+const RABBITMQ: Greeting = Greeting {
+    hello: b"AMQP\0\0\x09\x01",
+    replies: &[1],
+};
+
 /// URL of the test server.
 async fn server_url() -> String {
-    server_variable("TEST_AMQP_URL", || async {
+    server_variable("TEST_AMQP_URL", RABBITMQ, || async {
         let container = RabbitMq::default()
             .with_tag("3.13-management")
             .with_label(CONTAINER_LABEL.0, CONTAINER_LABEL.1)

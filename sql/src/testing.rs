@@ -11,6 +11,7 @@
 pub mod proxy;
 
 use std::future::Future;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
 use std::str::FromStr as _;
@@ -182,7 +183,9 @@ async fn template() -> String {
             .await
             .expect("no draft");
         client
-            .batch_execute(&format!("create database {draft} template template0"))
+            .batch_execute(&format!(
+                "create database {draft} template template0 encoding 'UTF8' locale 'C'"
+            ))
             .await
             .expect("a draft");
         let mut url = server.clone();
@@ -242,7 +245,7 @@ async fn drop_stale(client: &Client) {
 
 /// URL of the test server, as its superuser.
 pub async fn server_url() -> Url {
-    let text = server_variable("TEST_DATABASE_URL", || async {
+    let text = server_variable("TEST_DATABASE_URL", POSTGRES, || async {
         let container = Postgres::default()
             .with_tag("15")
             .with_cmd(["postgres", "-c", "max_connections=300", "-c", "fsync=off"])
@@ -264,7 +267,11 @@ pub async fn server_url() -> Url {
 
 /// The value of a `TEST_…_URL`: from the environment, from `./dev test-servers`, or from a container that `start`
 /// starts and that all test processes of the machine then share.
-pub async fn server_variable<F>(variable: &'static str, start: impl FnOnce() -> F) -> String
+pub async fn server_variable<F>(
+    variable: &'static str,
+    greeting: Greeting,
+    start: impl FnOnce() -> F,
+) -> String
 where
     F: Future<Output = Result<String, String>>,
 {
@@ -286,7 +293,7 @@ where
         .expect("the temporary folder is writable");
     file.lock().expect("file locks work");
     let known = std::fs::read_to_string(&path).unwrap_or_default();
-    if answers(&known) {
+    if answers(&known, greeting) {
         return known;
     }
     let url = match start().await {
@@ -300,12 +307,34 @@ where
     url
 }
 
-fn answers(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return false };
-    let (Some(host), Some(port)) = (url.host_str(), url.port()) else {
-        return false;
+/// How a server is told from whatever else may have its port by now: what is sent, and how its answer may begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Greeting {
+    /// Sent as it is.
+    pub hello: &'static [u8],
+    /// First bytes of answers that are right.
+    pub replies: &'static [u8],
+}
+
+/// PostgreSQL is asked for TLS, and says yes or no.
+const POSTGRES: Greeting = Greeting {
+    hello: &[0, 0, 0, 8, 4, 210, 22, 47],
+    replies: b"SN",
+};
+
+fn answers(url: &str, greeting: Greeting) -> bool {
+    let ask = || -> Option<bool> {
+        let url = Url::parse(url).ok()?;
+        let mut socket = std::net::TcpStream::connect((url.host_str()?, url.port()?)).ok()?;
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .ok()?;
+        socket.write_all(greeting.hello).ok()?;
+        let mut reply = [0];
+        socket.read_exact(&mut reply).ok()?;
+        Some(greeting.replies.contains(&reply[0]))
     };
-    std::net::TcpStream::connect((host, port)).is_ok()
+    ask().unwrap_or(false)
 }
 
 /// What `./dev test-servers` says, asked once a process.
