@@ -196,7 +196,7 @@ pub struct IngestConfig {
           hide_env_values = true, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
     pub hash_window_seconds: u32,
 
-    /// How long jobs are kept, in days.
+    /// How long jobs are kept at least, in days: bounds DEDUP__WINDOW_DAYS.
     #[arg(long = "RETENTION__JOBS_DAYS", env = "RETENTION__JOBS_DAYS",
           hide_env_values = true, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub retention_jobs_days: u16,

@@ -2,7 +2,7 @@
 //! No timer, and no delay when idle. One lane takes all that waits; the others help only when the first webhook has
 //! waited too long. Bounded in items, bytes and time. Owns the breaker that answers fast while the database is away.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +25,9 @@ use crate::error::ApiError;
 
 /// When the first of the queue has waited this long, another lane opens beside the first.
 const HELP_AFTER: Duration = Duration::from_millis(50);
+
+/// Pause of a lane that finds only what other lanes have in flight.
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 
 /// How long a tenant whose rows somebody holds is refused before it is tried again.
 const LOCKED_OUT_FOR: Duration = Duration::from_secs(1);
@@ -91,6 +94,9 @@ struct Queue {
     items: VecDeque<Pending>,
     bytes: usize,
     closed: bool,
+    /// Tenants of the batches that are being committed. The quota row would have another lane wait for them anyway, and
+    /// time out behind our own transaction.
+    in_flight: HashSet<Uuid>,
 }
 
 struct Shared {
@@ -194,27 +200,38 @@ impl Shared {
         Ok(())
     }
 
-    /// The first webhooks of the queue, as many as fit one batch. Those whose sender has gone are dropped.
+    /// The first webhooks of the queue, as many as fit one batch, but for those of tenants that another lane has in
+    /// flight: they stay, in order. Those whose sender has gone are dropped.
     fn take_batch(&self) -> Vec<Pending> {
-        let mut queue = self.lock();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = queue.items.front() {
-            let size = next.webhook.body.len();
+        let mut guard = self.lock();
+        let queue = &mut *guard;
+        let (mut batch, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
+        while let Some(pending) = queue.items.pop_front() {
+            let size = pending.webhook.body.len();
+            if pending.answer.is_closed() {
+                queue.bytes = queue.bytes.saturating_sub(size);
+                continue;
+            }
+            if queue.in_flight.contains(&pending.webhook.tenant_id) {
+                left.push_back(pending);
+                continue;
+            }
             let full = batch.len() >= self.config.batch_items as usize
                 || (!batch.is_empty() && bytes + size > self.config.batch_bytes as usize);
             if full {
+                queue.items.push_front(pending);
                 break;
             }
-            let Some(pending) = queue.items.pop_front() else {
-                break;
-            };
             queue.bytes = queue.bytes.saturating_sub(size);
-            if !pending.answer.is_closed() {
-                bytes += size;
-                batch.push(pending);
-            }
+            bytes += size;
+            batch.push(pending);
         }
+        while let Some(pending) = left.pop_back() {
+            queue.items.push_front(pending);
+        }
+        queue
+            .in_flight
+            .extend(batch.iter().map(|pending| pending.webhook.tenant_id));
         batch
     }
 
@@ -294,9 +311,39 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
             }
         }
         let batch = shared.take_batch();
-        if !batch.is_empty() {
-            commit_batch(&shared, batch).await;
+        if batch.is_empty() {
+            // All that waits is of tenants in flight.
+            tokio::time::sleep(IN_FLIGHT_PAUSE).await;
+            continue;
         }
+        commit_batch(&shared, batch).await;
+    }
+}
+
+/// The tenants of one batch that are still in flight; on drop none is.
+struct InFlight<'a> {
+    shared: &'a Shared,
+    tenants: HashSet<Uuid>,
+}
+
+impl InFlight<'_> {
+    /// These are answered: other lanes may take what has come for them meanwhile.
+    fn landed(&mut self, items: &[Pending]) {
+        let mut queue = self.shared.lock();
+        for pending in items {
+            if self.tenants.remove(&pending.webhook.tenant_id) {
+                queue.in_flight.remove(&pending.webhook.tenant_id);
+            }
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        self.tenants.iter().for_each(|tenant| {
+            queue.in_flight.remove(tenant);
+        });
     }
 }
 
@@ -310,6 +357,8 @@ struct Part {
 /// stops nobody else; then, unless it is a lock that stands in the way, by halves, so that one bad webhook fails alone.
 async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
     let deadline = Instant::now() + shared.config.deadline();
+    let tenants = batch.iter().map(|pending| pending.webhook.tenant_id).collect();
+    let mut in_flight = InFlight { shared, tenants };
     let batch = shared.refuse_locked_tenants(batch);
     if batch.is_empty() {
         return;
@@ -335,6 +384,7 @@ async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
                 {
                     shared.committed.notify_one();
                 }
+                in_flight.landed(&part.items);
                 for (pending, outcome) in part.items.into_iter().zip(outcomes) {
                     let _ = pending.answer.send(Ok(outcome));
                 }
