@@ -60,16 +60,26 @@ CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_a
      limit p_limit
        for update skip locked
   )
-  select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
-         i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
-         i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error
-    from claimed c
-    left join webhook_inbox i on i.id = c.event_id
-    left join tenants t on t.id = i.tenant_id
-    left join sources s on s.name = i.source
-    left join dead_jobs d on p_target = 'dlq' and d.job_id = c.job_id
-    left join jobs j on p_target = 'dlq' and j.id = c.job_id
-   order by c.next_attempt_at, c.id
+  select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,
+         q.tenant_id, q.slug, q.source, q.kind, q.event_type, q.provider_event_id,
+         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error
+    from (
+      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
+             i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
+             i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error,
+             sum(octet_length(i.body)) over (
+               order by c.next_attempt_at, c.id rows between unbounded preceding and 1 preceding) as bytes_before
+        from claimed c
+        left join webhook_inbox i on i.id = c.event_id
+        left join tenants t on t.id = i.tenant_id
+        left join sources s on s.name = i.source
+        left join dead_jobs d on p_target = 'dlq' and d.job_id = c.job_id
+        left join jobs j on p_target = 'dlq' and j.id = c.job_id
+    ) q
+   -- 4 MiB of bodies, and the one that passes it: what a relay holds in memory for one batch. What is cut off stays
+   -- locked until the transaction ends, and is claimed by a later one.
+   where coalesce(q.bytes_before, 0) < 4194304
+   order by q.next_attempt_at, q.id
 $$;
 COMMENT ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) IS 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone, cause and error are those of a job that was given up.';
 CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())

@@ -66,6 +66,34 @@ async fn two_relays_share_the_queue_and_a_dead_ones_rows_are_free_again() {
     );
 }
 
+/// Large bodies make small batches: a relay's memory is bounded, and all of them come in the end.
+#[tokio::test]
+async fn a_claim_is_bounded_in_bytes_too() {
+    let db = TestDb::create().await;
+    let large = |i: usize| Hook {
+        body: vec![b'x'; 1_500_000],
+        ..hook(&i.to_string())
+    };
+    ingest(&api(&db).await, &(0..7).map(large).collect::<Vec<_>>()).await;
+    let mut client = relay(&db).await;
+    let mut batches = Vec::new();
+    while batches.iter().sum::<usize>() < 7 {
+        let transaction = client.transaction().await.unwrap();
+        let rows = claim_outbox(&transaction, Target::Jobs, 500, LowWater::START)
+            .await
+            .unwrap();
+        assert!(!rows.is_empty(), "after {batches:?}");
+        let settlement = Settlement {
+            confirmed: rows.iter().map(|row| row.id).collect(),
+            deferred: Vec::new(),
+        };
+        settle_outbox(&transaction, &settlement, BASE, CAP).await.unwrap();
+        transaction.commit().await.unwrap();
+        batches.push(rows.len());
+    }
+    assert_eq!(batches, [3, 3, 1]);
+}
+
 #[tokio::test]
 async fn what_the_broker_refuses_waits_with_its_reason() {
     let db = TestDb::create().await;
