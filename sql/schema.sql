@@ -10,13 +10,18 @@ declare
   v_job_ids uuid[];
   v_reasons text[];
 begin
+  perform 1
+     from open_jobs j
+    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target = 'jobs')
+    order by j.job_id
+      for no key update;
+  -- Only now, with the jobs locked: one that has started or was cancelled meanwhile is let be.
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
     join outbox_messages o on o.id = a.id and o.target = 'jobs'
-    join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying');
+    join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held');
   if v_job_ids is not null then
-    perform 1 from open_jobs j where j.job_id = any (v_job_ids) order by j.job_id for no key update;
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
   end if;
   perform 1 from outbox_messages o where o.id = any (p_ids) order by o.id for update;
@@ -37,12 +42,66 @@ exception
     raise exception 'a secret with id % exists', p_id using errcode = 'RF409';
 end $$;
 COMMENT ON FUNCTION relayforge.add_secret(p_id uuid, p_tenant_id uuid, p_source text, p_ciphertext bytea, p_master_key_id text) IS 'Adds a version of a signing secret, sealed under its id; earlier versions stay valid.';
+CREATE FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+begin
+  if coalesce(cardinality(p_job_ids), 0) not between 1 and 1000 then
+    raise exception 'one call takes 1 to 1,000 jobs, not %', coalesce(cardinality(p_job_ids), 0) using errcode = 'RF400';
+  end if;
+  perform relayforge.write_audit(
+    p_actor, p_action,
+    case when cardinality(p_job_ids) = 1 then 'job/' || p_job_ids[1] else 'jobs' end,
+    p_reason,
+    (select jsonb_object_agg(i.job_id, i.outcome) from unnest(p_job_ids, p_outcomes) i(job_id, outcome)),
+    p_now);
+  insert into job_log (id, job_id, what, attempt, detail)
+  select relayforge.uuid7(p_now, 0), i.job_id, p_what, i.attempt, left(trim(p_actor) || ': ' || trim(p_reason), 2000)
+    from unnest(p_job_ids, p_outcomes, p_attempts) i(job_id, outcome, attempt)
+   where i.outcome = p_what;
+end $$;
+COMMENT ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) IS 'Writes the audit row of a verb on jobs, and a job log row for each job that it changed.';
 CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) RETURNS interval
     LANGUAGE sql PARALLEL SAFE
     AS $$
   select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (0.5 + random() / 2)
 $$;
 COMMENT ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) IS 'Exponential back-off with jitter: half to whole of base * 2^(try - 1), at most the cap.';
+CREATE FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  v_job_ids uuid[];
+  v_outcomes text[];
+  v_attempts smallint[];
+begin
+  perform 1 from open_jobs o where o.job_id = any (p_job_ids) order by o.job_id for no key update;
+  with ended as (
+    delete from open_jobs o
+     where o.job_id = any (p_job_ids)
+    -- An attempt that has not begun is no run.
+    returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at
+  ), written as (
+    update jobs j
+       set outcome = 'cancelled', attempts = e.attempts, started_at = e.started_at, finished_at = p_now
+      from ended e
+     where j.id = e.job_id
+    returning j.id, j.attempts
+  )
+  select array_agg(i.job_id order by i.job_id), array_agg(coalesce(w.attempts, 0::smallint) order by i.job_id),
+         array_agg(case when w.id is not null then 'cancelled' when j.id is not null then 'final' else 'unknown' end order by i.job_id)
+    into v_job_ids, v_attempts, v_outcomes
+    from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
+    left join written w on w.id = i.job_id
+    left join jobs j on j.id = i.job_id;
+  perform relayforge.audit_jobs(p_actor, 'cancel_jobs', p_reason, v_job_ids, v_outcomes, 'cancelled', v_attempts, p_now);
+  return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
+end $$;
+COMMENT ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Ends open jobs as cancelled and answers each: cancelled, final or unknown. Audited, with the reason.';
 CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -110,6 +169,31 @@ begin
   select coalesce(array_agg(w.id), '{}') into p_completed from written w;
 end $$;
 COMMENT ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) IS 'Ends runs that succeeded; returns the jobs whose current run it was.';
+CREATE FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  with changed as (
+    update upkeep u
+       set partition_interval = n.partition_interval, inbox_days = n.inbox_days, jobs_days = n.jobs_days,
+           dedup_window = n.dedup_window, hash_window = n.hash_window, default_daily_quota = n.default_daily_quota
+      from (
+        select coalesce(p_partition_interval, c.partition_interval) as partition_interval,
+               coalesce(p_inbox_days, c.inbox_days) as inbox_days,
+               coalesce(p_jobs_days, c.jobs_days) as jobs_days,
+               coalesce(p_dedup_window, c.dedup_window) as dedup_window,
+               coalesce(p_hash_window, c.hash_window) as hash_window,
+               coalesce(p_default_daily_quota, c.default_daily_quota) as default_daily_quota
+          from upkeep c
+      ) n
+     where (u.partition_interval, u.inbox_days, u.jobs_days, u.dedup_window, u.hash_window, u.default_daily_quota)
+           is distinct from
+           (n.partition_interval, n.inbox_days, n.jobs_days, n.dedup_window, n.hash_window, n.default_daily_quota)
+    returning 1
+  )
+  select exists (select 1 from changed)
+$$;
+COMMENT ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) IS 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is.';
 CREATE FUNCTION relayforge.count_outbox() RETURNS bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -172,10 +256,12 @@ begin
     delete from open_jobs o
      using unnest(p_job_ids, p_causes, p_errors) i(job_id, cause, error)
      where o.job_id = i.job_id
-    returning o.job_id, o.attempt, o.started_at, i.cause, left(i.error, 2000) as error
+    -- An attempt that has not begun is no run.
+    returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at,
+              i.cause, left(i.error, 2000) as error
   ), written as (
     update jobs j
-       set outcome = 'dead_lettered', attempts = e.attempt, started_at = e.started_at, finished_at = p_now,
+       set outcome = 'dead_lettered', attempts = e.attempts, started_at = e.started_at, finished_at = p_now,
            last_error = e.error
       from ended e
      where j.id = e.job_id
@@ -191,6 +277,33 @@ begin
   select relayforge.uuid7(p_now, 1), 'dlq', w.id, w.event_id, w.attempts, p_now from written w;
 end $$;
 COMMENT ON FUNCTION relayforge.dead_letter_jobs(p_job_ids uuid[], p_causes text[], p_errors text[], p_now timestamp with time zone) IS 'Gives up open jobs that the caller has locked: outcome, dead_jobs, log, and a copy for the dead-letter queue.';
+CREATE FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup_key text) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select substring(sha256(uuid_send(p_tenant_id) || convert_to(p_source || ':' || p_dedup_key, 'UTF8')) for 16)
+$$;
+COMMENT ON FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup_key text) IS 'The key of the dedup ledger: first 16 bytes of SHA-256 over tenant, source and dedup key.';
+CREATE FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    SET lock_timeout TO '100ms'
+    AS $$
+declare
+  v_partition text;
+begin
+  select p.partition into v_partition
+    from relayforge.list_partitions() p
+   where p.to_at <= p_now - make_interval(days => case p.parent when 'webhook_inbox' then p_inbox_days else p_jobs_days end)
+     and not (p.parent = 'webhook_inbox'
+              and exists (select 1 from open_jobs o where o.job_id < relayforge.uuid7_floor(p.to_at)))
+   order by p.to_at, p.parent
+   limit 1;
+  if v_partition is not null then
+    execute format('drop table store.%I', v_partition);
+  end if;
+  return v_partition;
+end $$;
+COMMENT ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) IS 'Drops the oldest partition that is past its retention and returns its name; null if nothing is due.';
 CREATE FUNCTION relayforge.ensure_partitions(p_interval text DEFAULT 'day'::text, p_days_ahead integer DEFAULT 14, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -213,10 +326,7 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
-    select max(relayforge.uuid7_time((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::uuid))
-      into v_from
-      from pg_inherits i join pg_class c on c.oid = i.inhrelid
-     where i.inhparent = format('store.%I', v_parent)::regclass;
+    select max(p.to_at) into v_from from relayforge.list_partitions() p where p.parent = v_parent;
     if v_from is null or v_from < p_now - c_longest_gap then
       v_from := date_trunc(p_interval, p_now) - ('1 ' || p_interval)::interval;
     end if;
@@ -235,6 +345,184 @@ begin
   return v_made;
 end $$;
 COMMENT ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) IS 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead; returns how many. Safe to call at any time.';
+CREATE FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  v_erased bigint;
+begin
+  if not exists (select 1 from webhook_inbox i where i.id = p_event_id)
+     and not exists (select 1 from jobs j where j.event_id = p_event_id) then
+    raise exception 'event % does not exist', p_event_id using errcode = 'RF404';
+  end if;
+  v_erased := relayforge.erase_events(array[p_event_id], p_now);
+  perform relayforge.write_audit(
+    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
+  return v_erased;
+end $$;
+COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers and errors of one event and cancels its open jobs; returns how many deliveries were erased. Audited, with the reason.';
+CREATE FUNCTION relayforge.erase_events(p_event_ids uuid[], p_now timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_job_ids uuid[];
+  v_erased bigint;
+begin
+  select array_agg(j.id order by j.id) into v_job_ids from jobs j where j.event_id = any (p_event_ids);
+  perform 1
+     from dedup_ledger l
+    where l.digest in (
+      select relayforge.dedup_digest(j.tenant_id, j.source, j.dedup_key)
+        from jobs j
+       where j.id = any (v_job_ids) and j.dedup_key is not null)
+    order by l.digest
+      for update;
+  perform 1 from open_jobs o where o.job_id = any (v_job_ids) order by o.job_id for no key update;
+  with ended as (
+    delete from open_jobs o
+     where o.job_id = any (v_job_ids)
+    returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at
+  )
+  update jobs j
+     set outcome = 'cancelled', attempts = e.attempts, started_at = e.started_at, finished_at = p_now
+    from ended e
+   where j.id = e.job_id;
+  update jobs j set last_error = null where j.id = any (v_job_ids) and j.last_error is not null;
+  update job_log l set detail = 'erased' where l.job_id = any (v_job_ids) and l.what in ('failed', 'dead') and l.detail <> 'erased';
+  perform 1
+     from webhook_inbox i
+    where i.id = any (p_event_ids) or (i.event_id = any (p_event_ids) and i.event_id <> i.id)
+    order by i.id
+      for no key update;
+  update webhook_inbox i
+     set body = null, headers = '{}', trace_context = null, erased_at = p_now
+   where i.erased_at is null
+     and (i.id = any (p_event_ids) or (i.event_id = any (p_event_ids) and i.event_id <> i.id));
+  get diagnostics v_erased = row_count;
+  return v_erased;
+end $$;
+COMMENT ON FUNCTION relayforge.erase_events(p_event_ids uuid[], p_now timestamp with time zone) IS 'Erases what events carried and cancels their open jobs; returns how many deliveries were erased.';
+CREATE PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint DEFAULT NULL::bigint, IN p_actor text DEFAULT SESSION_USER, IN p_now timestamp with time zone DEFAULT clock_timestamp())
+    LANGUAGE plpgsql
+    AS $$
+declare
+  v_last uuid;
+  v_erased bigint;
+begin
+  p_erased := 0;
+  perform relayforge.erase_tenant_step(p_tenant_id, 'begin', null, p_reason, p_actor, p_now);
+  commit;
+  -- Ingest that has read the tenant as active is over by then: its role's statement_timeout is 1.5 s.
+  perform pg_sleep(2);
+  loop
+    select s.last_job_id, s.erased into v_last, v_erased
+      from relayforge.erase_tenant_step(p_tenant_id, 'events', v_last, p_reason, p_actor, p_now) s;
+    commit;
+    exit when v_last is null;
+    p_erased := p_erased + v_erased;
+  end loop;
+  perform relayforge.erase_tenant_step(p_tenant_id, 'end', null, p_reason, p_actor, p_now);
+end $$;
+COMMENT ON PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint, IN p_actor text, IN p_now timestamp with time zone) IS 'Suspends a tenant and erases its events, secrets, samples and name, in short transactions. Audited, with the reason.';
+CREATE FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(last_job_id uuid, erased bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  c_jobs constant integer := 500;
+  v_status text;
+  v_last uuid;
+  v_event_ids uuid[];
+begin
+  select t.status into v_status from tenants t where t.id = p_tenant_id for no key update;
+  if not found then
+    raise exception 'tenant % does not exist', p_tenant_id using errcode = 'RF404';
+  end if;
+  if p_step <> 'begin' and v_status <> 'suspended' then
+    raise exception 'tenant % is not suspended', p_tenant_id using errcode = 'RF409';
+  end if;
+  case p_step
+    when 'begin' then
+      update tenants t set status = 'suspended', updated_at = p_now where t.id = p_tenant_id;
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}', p_now);
+      return query select null::uuid, 0::bigint;
+    when 'events' then
+      select (array_agg(q.id order by q.id desc))[1], array_agg(distinct q.event_id) into v_last, v_event_ids
+        from (
+          select j.id, j.event_id
+            from jobs j
+           where j.tenant_id = p_tenant_id and (p_after is null or j.id > p_after)
+           order by j.id
+           limit c_jobs
+        ) q;
+      return query select v_last, case when v_last is null then 0 else relayforge.erase_events(v_event_ids, p_now) end;
+    when 'end' then
+      delete from secret_usage u
+       using tenant_provider_secrets s
+       where s.tenant_id = p_tenant_id and u.secret_id = s.id;
+      delete from tenant_provider_secrets s where s.tenant_id = p_tenant_id;
+      update webhook_rejections r
+         set sample = null, sample_detail = null
+       where r.tenant_id = p_tenant_id and (r.sample is not null or r.sample_detail is not null);
+      update tenants t set name = '(erased)', updated_at = p_now where t.id = p_tenant_id;
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "ended"}', p_now);
+      return query select null::uuid, 0::bigint;
+    else
+      raise exception 'erase_tenant has no step %', p_step using errcode = 'RF400';
+  end case;
+end $$;
+COMMENT ON FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'One step of erase_tenant in the caller''s transaction; call relayforge.erase_tenant instead.';
+CREATE FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  select l.event_id
+    from tenants t
+    join dedup_ledger l on l.digest = relayforge.dedup_digest(t.id, p_source, 'provider:' || p_provider_event_id)
+   where t.slug = p_tenant
+$$;
+COMMENT ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) IS 'The event that a tenant''s slug, a source and the provider''s id name; null if there is none.';
+CREATE FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_kept_from constant timestamptz := p_now - make_interval(days => p_inbox_days);
+  v_before uuid;
+  v_overdue uuid;
+  v_job_ids uuid[];
+begin
+  select relayforge.uuid7_floor(max(p.to_at) filter (where p.to_at <= v_kept_from + interval '1 day')),
+         relayforge.uuid7_floor(max(p.to_at) filter (where p.to_at <= v_kept_from))
+    into v_before, v_overdue
+    from relayforge.list_partitions() p
+   where p.parent = 'webhook_inbox';
+  select array_agg(q.job_id) into v_job_ids
+    from (
+      select o.job_id
+        from open_jobs o
+       where o.job_id < v_before
+         and (o.state <> 'processing' or o.lease_until < p_now or o.job_id < v_overdue)
+       order by o.job_id
+       limit p_limit
+         for no key update skip locked
+    ) q;
+  if v_job_ids is null then
+    return 0;
+  end if;
+  perform relayforge.dead_letter_jobs(
+    v_job_ids,
+    array_fill('expired'::text, array[cardinality(v_job_ids)]),
+    array_fill(format('deliveries are kept for %s days', p_inbox_days), array[cardinality(v_job_ids)]),
+    p_now);
+  return cardinality(v_job_ids);
+end $$;
+COMMENT ON FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) IS 'Gives up jobs that are still open a day before their event may be dropped; returns how many.';
 CREATE PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[] DEFAULT NULL::uuid[], INOUT p_outcomes text[] DEFAULT NULL::text[], INOUT p_next_due timestamp with time zone DEFAULT NULL::timestamp with time zone, IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -243,6 +531,8 @@ CREATE PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], 
     SET enable_mergejoin TO 'off'
     AS $$
 declare
+  -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
+  c_last_attempt constant smallint := 32000;
   v_errors text[];
   v_attempts smallint[];
   v_dues timestamptz[];
@@ -263,7 +553,7 @@ begin
       select o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
              case
                when not i.retryable then 'permanent'
-               when o.attempt - o.attempt_base >= p_max_attempts then 'exhausted'
+               when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                as i(job_id, run_id, error, retryable, retry_after_seconds)
@@ -305,6 +595,35 @@ CREATE FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provid
    group by i.provider_event_id, i.event_id
 $$;
 COMMENT ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) IS 'The events stored under the provider''s ids since a time, with the number of deliveries and the jobs of each.';
+CREATE FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  v_job_ids uuid[];
+  v_outcomes text[];
+  v_attempts smallint[];
+begin
+  perform 1 from open_jobs o where o.job_id = any (p_job_ids) order by o.job_id for no key update;
+  update open_jobs o
+     set state = 'held', due_at = 'infinity'
+   where o.job_id = any (p_job_ids) and o.state <> 'processing';
+  select array_agg(i.job_id order by i.job_id), array_agg(coalesce(o.attempt, 0::smallint) order by i.job_id),
+         array_agg(case
+                     when o.state is not null then o.state
+                     when j.id is not null then 'final'
+                     else 'unknown'
+                   end order by i.job_id)
+    into v_job_ids, v_attempts, v_outcomes
+    from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
+    left join open_jobs o on o.job_id = i.job_id
+    left join jobs j on j.id = i.job_id;
+  perform relayforge.audit_jobs(p_actor, 'hold_jobs', p_reason, v_job_ids, v_outcomes, 'held', v_attempts, p_now);
+  return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
+end $$;
+COMMENT ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Keeps jobs from being started until release_jobs, and answers each: held, processing, final or unknown. Audited, with the reason.';
 CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -314,6 +633,8 @@ CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[]
     AS $$
 #variable_conflict use_column
 declare
+  -- Differing bodies of duplicates that are kept of one event: they cost no quota, so they need a bound of their own.
+  c_bodies_per_event constant integer := 16;
   v_day constant date := (p_now at time zone 'UTC')::date;
   v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
   v_id_floor constant uuid := relayforge.uuid7_floor(p_now - p_dedup_window);
@@ -337,10 +658,11 @@ declare
   -- Sets.
   v_tenants uuid[];
   v_over_quota uuid[];
+  v_held uuid[];
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
-         array_agg(substring(sha256(uuid_send(q.tenant_id) || convert_to(q.source || ':' || q.dedup_key, 'UTF8')) for 16)),
+         array_agg(relayforge.dedup_digest(q.tenant_id, q.source, q.dedup_key)),
          array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
     into v_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
@@ -400,6 +722,7 @@ begin
            with ordinality as i(tenant_id, source, replay_key, digest, id, by_hash, ord)
     left join stripe_event_idempotency r
       on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+     and r.event_id >= v_id_floor
    where i.digest is not null
    order by i.digest, i.ord
   on conflict (digest) do update
@@ -418,18 +741,24 @@ begin
         left join dedup_ledger l on l.digest = i.digest
         left join stripe_event_idempotency r
           on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+         and r.event_id >= v_id_floor
        order by i.ord
     ) q;
-  -- Fresh events over the tenant's quota, by arrival; their keys are given back.
-  select array_agg(q.event_id) into v_over_quota
+  -- Fresh events over the tenant's quota, by arrival: held, where its policy is that and a second quota has room, or
+  -- refused; the keys of those are given back.
+  select array_agg(q.event_id) filter (where q.over > q.may_hold),
+         array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
+    into v_over_quota, v_held
     from (
-      select i.event_id, i.tenant_id, row_number() over (partition by i.tenant_id order by i.ord) as rank
+      select i.event_id,
+             row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
+             case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
         from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+        join tenants t on t.id = i.tenant_id
+       cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
+        join tenant_daily_quota_usage u on u.tenant_id = i.tenant_id and u.day = v_day
        where i.fresh
-    ) q
-    join tenants t on t.id = q.tenant_id
-    join tenant_daily_quota_usage u on u.tenant_id = q.tenant_id and u.day = v_day
-   where q.rank > coalesce(t.daily_quota, p_default_daily_quota) - u.used;
+    ) q;
   if v_over_quota is not null then
     delete from dedup_ledger l
      using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
@@ -473,7 +802,21 @@ begin
      group by i.tenant_id, i.source, i.replay_key, i.event_id
      order by i.tenant_id, i.source, i.replay_key
     on conflict (tenant_id, source, provider_event_id) do update
-       set signature_timestamp = greatest(r.signature_timestamp, excluded.signature_timestamp);
+       set signature_timestamp = case when r.event_id = excluded.event_id
+                                      then greatest(r.signature_timestamp, excluded.signature_timestamp)
+                                      else excluded.signature_timestamp end,
+           event_id = excluded.event_id;
+  end if;
+  if 'replay' = any (v_outcomes) then
+    insert into rejected_replays as r (tenant_id, source, provider_event_id, event_id, times, first_at, last_at)
+    select i.tenant_id, i.source, i.replay_key, i.event_id, count(*), p_now, p_now
+      from unnest(p_tenant_ids, p_sources, v_replay_keys, v_event_ids, v_outcomes)
+             as i(tenant_id, source, replay_key, event_id, outcome)
+     where i.outcome = 'replay'
+     group by i.tenant_id, i.source, i.replay_key, i.event_id
+     order by i.tenant_id, i.source, i.replay_key
+    on conflict (tenant_id, source, provider_event_id) do update
+       set times = r.times + excluded.times, last_at = excluded.last_at, event_id = excluded.event_id;
   end if;
   insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                              headers, signature_timestamp, secret_id, correlation_id, trace_context)
@@ -493,13 +836,18 @@ begin
     returning id, event_id, tenant_id
   ), opened as (
     insert into open_jobs (job_id, tenant_id, state, attempt, due_at)
-    select m.id, m.tenant_id, 'queued', 1, p_now from made m
+    select m.id, m.tenant_id, case when m.event_id = any (v_held) then 'held' else 'queued' end, 1,
+           case when m.event_id = any (v_held) then v_midnight else p_now end
+      from made m
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1, p_now from made m;
+  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1,
+         case when m.event_id = any (v_held) then v_midnight else p_now end
+    from made m;
   if true = any (v_fanouts) then
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1, p_now
+    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1,
+           case when i.event_id = any (v_held) then v_midnight else p_now end
       from unnest(v_event_ids, v_fanouts, v_outcomes) with ordinality as i(event_id, fanout, outcome, ord)
       join jobs j on j.event_id = i.event_id
                  and j.id >= relayforge.uuid7_floor(p_now)
@@ -510,13 +858,19 @@ begin
     insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                                headers, signature_timestamp, secret_id, correlation_id, trace_context)
     select i.id, i.event_id, i.tenant_id, i.source, i.provider_event_id, i.event_type,
-           case when f.body_sha256 is distinct from i.body_sha256 then i.body end, i.body_sha256,
-           i.headers, i.signed_at, i.secret_id, i.correlation_id, i.trace_context
-      from unnest(v_ids, v_event_ids, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
+           case when f.erased_at is null
+                 and f.body_sha256 is distinct from i.body_sha256
+                 and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
+                then i.body end,
+           i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
+           i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+      from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
-             as i(id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
-                  headers, signed_at, secret_id, correlation_id, trace_context, outcome)
+             with ordinality
+             as i(id, event_id, digest, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                  headers, signed_at, secret_id, correlation_id, trace_context, outcome, ord)
       left join webhook_inbox f on f.id = i.event_id
+      left join dedup_ledger l on l.digest = i.digest
      where i.outcome = 'duplicate';
     update dedup_ledger l
        set duplicates = l.duplicates + q.times
@@ -553,6 +907,51 @@ begin
    order by i.ord;
 end $$;
 COMMENT ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) IS 'Takes in N verified webhooks and answers each, in one transaction: replay, dedup, quota, inbox, job, outbox.';
+CREATE FUNCTION relayforge.inspect_queue() RETURNS TABLE(outbox_dead_rows bigint, outbox_vacuumed_at timestamp with time zone, open_jobs_dead_rows bigint, open_jobs_vacuumed_at timestamp with time zone, snapshot_age_xids integer, snapshot_since timestamp with time zone, snapshot_holder text, notify_queue_usage double precision)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  with holders as (
+    select age(a.backend_xmin) as xids, a.xact_start as since,
+           format('pid %s, %s, %s, %s', a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+                  coalesce(a.usename, '-'), coalesce(a.state, a.backend_type)) as holder
+      from pg_stat_activity a
+     where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database()
+     union all
+    select age(p.transaction), p.prepared, 'prepared transaction ' || p.gid
+      from pg_prepared_xacts p
+     where p.database = current_database()
+     union all
+    select greatest(age(s.xmin), age(s.catalog_xmin)), null, 'replication slot ' || s.slot_name
+      from pg_replication_slots s
+     where s.xmin is not null or s.catalog_xmin is not null
+  ), oldest as (
+    select h.* from holders h order by h.xids desc, h.since limit 1
+  )
+  select o.n_dead_tup, greatest(o.last_vacuum, o.last_autovacuum), j.n_dead_tup, greatest(j.last_vacuum, j.last_autovacuum),
+         s.xids, s.since, s.holder, pg_notification_queue_usage()
+    from pg_stat_user_tables o
+    join pg_stat_user_tables j on j.relid = 'open_jobs'::regclass
+    left join oldest s on true
+   where o.relid = 'outbox_messages'::regclass
+$$;
+COMMENT ON FUNCTION relayforge.inspect_queue() IS 'Dead rows of outbox and open_jobs, the oldest snapshot and who holds it, use of the NOTIFY queue. No query texts.';
+CREATE FUNCTION relayforge.list_partitions() RETURNS TABLE(parent text, partition text, from_at timestamp with time zone, to_at timestamp with time zone, rows bigint, bytes bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  select p.relname::text, c.relname::text,
+         relayforge.uuid7_time(b.bounds[1]::uuid), relayforge.uuid7_time(b.bounds[2]::uuid),
+         greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid)
+    from pg_inherits i
+    join pg_class c on c.oid = i.inhrelid
+    join pg_class p on p.oid = i.inhparent
+   cross join lateral regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\) TO \(''([^'']+)''\)') b(bounds)
+   where p.relnamespace = 'store'::regnamespace
+     and p.relname in ('webhook_inbox', 'jobs', 'job_log')
+     and b.bounds is not null
+$$;
+COMMENT ON FUNCTION relayforge.list_partitions() IS 'The partitions of webhook_inbox, jobs and job_log: the times between which their ids lie, rows (estimated) and bytes with indexes.';
 CREATE FUNCTION relayforge.load_secrets(p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, tenant_id uuid, source text, ciphertext bytea, master_key_id text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -577,6 +976,39 @@ CREATE FUNCTION relayforge.load_tenants() RETURNS TABLE(id uuid, slug text, stat
   select t.id, t.slug, t.status, t.rate_per_second, t.rate_burst from tenants t
 $$;
 COMMENT ON FUNCTION relayforge.load_tenants() IS 'All tenants, for the API''s cache.';
+CREATE PROCEDURE relayforge.maintain(IN p_not_within interval DEFAULT '00:00:00'::interval, INOUT p_done text[] DEFAULT NULL::text[], INOUT p_failed text[] DEFAULT NULL::text[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
+    LANGUAGE plpgsql
+    AS $$
+declare
+  -- 5,000,000 rows, or 10 GiB of the ledger: what is left is for the next run.
+  c_rounds constant integer := 1000;
+  v_step text;
+  v_more boolean;
+  v_done text;
+begin
+  p_done := '{}';
+  p_failed := '{}';
+  select s.more into v_more from relayforge.upkeep_step('begin', p_not_within, p_now) s;
+  commit;
+  if not v_more then
+    return;
+  end if;
+  foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs'] loop
+    for v_round in 1..c_rounds loop
+      begin
+        select s.more, s.done into v_more, v_done from relayforge.upkeep_step(v_step, '0', p_now) s;
+        p_done := p_done || v_done;
+      exception when others then
+        v_more := false;
+        p_failed := p_failed || format('%s: %s (%s)', v_step, sqlerrm, sqlstate);
+      end;
+      commit;
+      exit when not v_more;
+    end loop;
+  end loop;
+  p_done := array_remove(p_done, null);
+end $$;
+COMMENT ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) IS 'Upkeep: partitions, expiry, retention, purges, in short transactions. Safe to call at any time from psql or pg_cron.';
 CREATE FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -593,19 +1025,106 @@ CREATE FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone DE
    ) n
 $$;
 COMMENT ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) IS 'When the next message falls due; null when none waits.';
-CREATE FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
+CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  with recursive covered as (
+    select t.parent, p_now as until
+      from unnest(array['webhook_inbox', 'jobs', 'job_log']) t(parent)
+     union
+    select c.parent, p.to_at
+      from covered c
+      join relayforge.list_partitions() p on p.parent = c.parent and p.from_at <= c.until and p.to_at > c.until
+  )
+  select min(u.until) from (select max(c.until) as until from covered c group by c.parent) u
+$$;
+COMMENT ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) IS 'From when on nothing can be stored, unless further partitions are made.';
+CREATE FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    AS $_$
+declare
+  v_end constant bigint := pg_relation_size(format('store.%I', p_relation)::regclass) / current_setting('block_size')::bigint;
+  v_page bigint;
+begin
+  insert into purge_positions (relation, page) values (p_relation, 0) on conflict do nothing;
+  select p.page into v_page from purge_positions p where p.relation = p_relation for no key update;
+  execute format(
+    'delete from store.%1$I where ctid = any (array(
+       select ctid from store.%1$I
+        where ctid >= ''(%2$s,0)''::tid and ctid < ''(%3$s,0)''::tid and %4$s
+          for update skip locked))',
+    p_relation, v_page, v_page + p_pages,
+    case when p_relation like 'dedup_ledger%' then 'event_id < case when by_hash then $2 else $1 end' else 'event_id < $1' end)
+    using p_floor, p_hash_floor;
+  if v_page + p_pages < v_end then
+    update purge_positions p set page = v_page + p_pages where p.relation = p_relation;
+    return false;
+  end if;
+  update purge_positions p set page = 0, pass_ended_at = p_now where p.relation = p_relation;
+  return true;
+end $_$;
+COMMENT ON FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) IS 'Deletes expired rows from the next pages of a table without an index on time; returns whether that ended the pass.';
+CREATE FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[] DEFAULT NULL::bytea[], p_sample_details text[] DEFAULT NULL::text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  c_rows_per_hour constant integer := 10000;
+  v_hour constant timestamptz := date_trunc('hour', p_now, 'UTC');
+  v_full constant boolean :=
+    (select count(*) from (select 1 from webhook_rejections r where r.hour = v_hour limit c_rows_per_hour) r) >= c_rows_per_hour;
+begin
+  insert into webhook_rejections as r (hour, cause, source, tenant_id, count, last_at, sample, sample_detail)
+  select v_hour, i.cause, k.source, k.tenant_id, sum(i.count), p_now,
+         (array_agg(substring(i.sample for 4096)) filter (where i.sample is not null and not k.folded))[1],
+         (array_agg(left(i.sample_detail, 300)) filter (where i.sample is not null and not k.folded))[1]
+    from unnest(p_causes, p_sources, p_tenant_ids, p_counts, p_samples, p_sample_details)
+           i(cause, source, tenant_id, count, sample, sample_detail)
+   cross join lateral (
+     select v_full and not exists (
+              select 1 from webhook_rejections e
+               where e.hour = v_hour and e.cause = i.cause and e.source = i.source
+                 and e.tenant_id is not distinct from i.tenant_id) as folded
+   ) f
+   cross join lateral (
+     select f.folded, case when f.folded then '' else i.source end as source, case when not f.folded then i.tenant_id end as tenant_id
+   ) k
+   group by i.cause, k.source, k.tenant_id
+   order by i.cause, k.source, k.tenant_id
+  on conflict on constraint webhook_rejections_key do update
+     set count = r.count + excluded.count,
+         last_at = greatest(r.last_at, excluded.last_at),
+         sample_detail = case when r.sample is null then excluded.sample_detail else r.sample_detail end,
+         sample = coalesce(r.sample, excluded.sample);
+end $$;
+COMMENT ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[], p_sample_details text[], p_now timestamp with time zone) IS 'Adds up rejections per hour, cause, source and tenant, with one sample of what was signed but malformed.';
+CREATE FUNCTION relayforge.record_secret_usage(p_secret_ids uuid[], p_uses bigint[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
-  insert into webhook_rejections as r (hour, cause, source, tenant_id, count, last_at)
-  select date_trunc('hour', p_now, 'UTC'), i.cause, i.source, i.tenant_id, sum(i.count), p_now
-    from unnest(p_causes, p_sources, p_tenant_ids, p_counts) i(cause, source, tenant_id, count)
-   group by i.cause, i.source, i.tenant_id
-   order by i.cause, i.source, i.tenant_id
-  on conflict on constraint webhook_rejections_key do update
-     set count = r.count + excluded.count, last_at = greatest(r.last_at, excluded.last_at)
+  insert into secret_usage as u (secret_id, uses, last_used_at)
+  select i.secret_id, sum(i.uses), p_now
+    from unnest(p_secret_ids, p_uses) i(secret_id, uses)
+    join tenant_provider_secrets s on s.id = i.secret_id
+   group by i.secret_id
+   order by i.secret_id
+  on conflict (secret_id) do update set uses = u.uses + excluded.uses, last_used_at = greatest(u.last_used_at, excluded.last_used_at)
 $$;
-COMMENT ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_now timestamp with time zone) IS 'Adds up rejections per hour, cause, source and tenant.';
+COMMENT ON FUNCTION relayforge.record_secret_usage(p_secret_ids uuid[], p_uses bigint[], p_now timestamp with time zone) IS 'Adds up how many webhooks each secret version has verified.';
+CREATE FUNCTION relayforge.record_traffic(p_tenant_ids uuid[], p_sources text[], p_whats text[], p_counts bigint[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  insert into traffic_minutes as m (minute, tenant_id, source, what, count)
+  select date_trunc('minute', p_now), i.tenant_id, i.source, i.what, sum(i.count)
+    from unnest(p_tenant_ids, p_sources, p_whats, p_counts) i(tenant_id, source, what, count)
+   group by i.tenant_id, i.source, i.what
+   order by i.tenant_id, i.source, i.what
+  on conflict (minute, tenant_id, source, what) do update set count = m.count + excluded.count
+$$;
+COMMENT ON FUNCTION relayforge.record_traffic(p_tenant_ids uuid[], p_sources text[], p_whats text[], p_counts bigint[], p_now timestamp with time zone) IS 'Adds up deliveries and runs per minute, tenant and source.';
 CREATE FUNCTION relayforge.relay_sleep(p_relay_id uuid, p_wakes_at timestamp with time zone) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -621,6 +1140,45 @@ CREATE FUNCTION relayforge.relay_wake(p_relay_id uuid) RETURNS void
   delete from relay_sleepers where relay_id = p_relay_id
 $$;
 COMMENT ON FUNCTION relayforge.relay_wake(p_relay_id uuid) IS 'Takes back relay_sleep.';
+CREATE FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  v_job_ids uuid[];
+  v_outcomes text[];
+  v_attempts smallint[];
+begin
+  perform 1 from open_jobs o where o.job_id = any (p_job_ids) order by o.job_id for no key update;
+  with released as (
+    update open_jobs o
+       set state = case when o.started_at is null then 'queued' else 'retrying' end, due_at = p_now
+     where o.job_id = any (p_job_ids) and o.state = 'held'
+    returning o.job_id, o.attempt
+  ), sent as (
+    insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+    select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
+      from released r
+      join jobs j on j.id = r.job_id
+  )
+  select array_agg(i.job_id order by i.job_id), array_agg(coalesce(r.attempt, 0::smallint) order by i.job_id),
+         array_agg(case
+                     when r.job_id is not null then 'released'
+                     when o.job_id is not null then 'not_held'
+                     when j.id is not null then 'final'
+                     else 'unknown'
+                   end order by i.job_id)
+    into v_job_ids, v_attempts, v_outcomes
+    from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
+    left join released r on r.job_id = i.job_id
+    left join open_jobs o on o.job_id = i.job_id
+    left join jobs j on j.id = i.job_id;
+  perform relayforge.audit_jobs(p_actor, 'release_jobs', p_reason, v_job_ids, v_outcomes, 'released', v_attempts, p_now);
+  return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
+end $$;
+COMMENT ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Lets held jobs go and answers each: released, not_held, final or unknown. Audited, with the reason.';
 CREATE PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -644,6 +1202,54 @@ begin
    where o.job_id is null;
 end $$;
 COMMENT ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) IS 'Extends the leases of runs that go on; returns the jobs that were lost.';
+CREATE FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  c_last_attempt constant smallint := 32000;
+  v_job_ids uuid[];
+  v_outcomes text[];
+  v_attempts smallint[];
+begin
+  perform 1 from jobs j where j.id = any (p_job_ids) order by j.id for no key update;
+  select array_agg(q.job_id), array_agg(q.outcome), array_agg(q.attempts)
+    into v_job_ids, v_outcomes, v_attempts
+    from (
+      select i.job_id, coalesce(j.attempts, 0::smallint) as attempts,
+             case
+               when j.id is null then 'unknown'
+               when j.outcome is null then 'open'
+               when j.outcome = 'succeeded' then 'succeeded'
+               when e.id is null or e.erased_at is not null then 'no_event'
+               when j.attempts >= c_last_attempt then 'worn_out'
+               else 'reprocessed'
+             end as outcome
+        from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
+        left join jobs j on j.id = i.job_id
+        left join webhook_inbox e on e.id = j.event_id
+       order by i.job_id
+    ) q;
+  with opened as (
+    update jobs j
+       set outcome = null, attempts = null, finished_at = null
+      from unnest(v_job_ids, v_outcomes, v_attempts) i(job_id, outcome, attempts)
+     where j.id = i.job_id and i.outcome = 'reprocessed'
+    returning j.id, j.tenant_id, j.event_id, i.attempts, j.started_at
+  ), queued as (
+    insert into open_jobs (job_id, tenant_id, state, attempt, attempt_base, started_at, due_at)
+    select o.id, o.tenant_id, 'queued', o.attempts + 1, o.attempts, o.started_at, p_now from opened o
+  ), revived as (
+    delete from dead_jobs d using opened o where d.job_id = o.id
+  )
+  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+  select relayforge.uuid7(p_now, 0), 'jobs', o.id, o.event_id, o.attempts + 1, p_now from opened o;
+  perform relayforge.audit_jobs(p_actor, 'reprocess_jobs', p_reason, v_job_ids, v_outcomes, 'reprocessed', v_attempts, p_now);
+  return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
+end $$;
+COMMENT ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, and answers each. Audited, with the reason.';
 CREATE FUNCTION relayforge.schema_code() RETURNS TABLE(epoch integer, fingerprint text, migration integer)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -699,7 +1305,7 @@ begin
              case
                when o.job_id is null then
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
-               when o.state = 'held' then 'held'
+               when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
                when o.state = 'processing' or i.nth > 1 then 'busy'
                when o.starts >= p_max_starts then 'poisoned'
@@ -740,6 +1346,8 @@ CREATE FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p
     AS $$
 #variable_conflict use_column
 declare
+  -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
+  c_last_attempt constant smallint := 32000;
   v_rescued uuid[];
   v_poisoned uuid[];
 begin
@@ -747,11 +1355,11 @@ begin
     return query select 0, 0;
     return;
   end if;
-  select array_agg(q.job_id) filter (where q.starts < p_max_starts),
-         array_agg(q.job_id) filter (where q.starts >= p_max_starts)
+  select array_agg(q.job_id) filter (where q.starts < p_max_starts and q.attempt < c_last_attempt),
+         array_agg(q.job_id) filter (where q.starts >= p_max_starts or q.attempt >= c_last_attempt)
     into v_rescued, v_poisoned
     from (
-      select o.job_id, o.starts
+      select o.job_id, o.starts, o.attempt
         from open_jobs o
        where o.state = 'processing' and o.lease_until < p_now
        order by o.job_id
@@ -783,6 +1391,106 @@ begin
   return query select coalesce(cardinality(v_rescued), 0), coalesce(cardinality(v_poisoned), 0);
 end $$;
 COMMENT ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) IS 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison.';
+CREATE FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval DEFAULT '00:00:00'::interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(more boolean, done text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+#variable_conflict use_column
+declare
+  c_pages constant integer := 256;
+  c_rows constant integer := 5000;
+  c_jobs constant integer := 1000;
+  c_pass_every constant interval := '1 hour';
+  -- Minutes are for the last hours' charts; days are in tenant_daily_quota_usage.
+  c_traffic_kept constant interval := '2 days';
+  v_upkeep upkeep%rowtype;
+  v_relations text[];
+  v_relation text;
+  v_ended boolean := true;
+  v_count bigint;
+  v_floor uuid;
+  v_kept_from timestamptz;
+begin
+  -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
+  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
+    return query select false, 'another process is at it'::text;
+    return;
+  end if;
+  select u.* into v_upkeep from upkeep u;
+  v_kept_from := p_now - make_interval(days => v_upkeep.jobs_days);
+  if p_step = 'begin' then
+    update upkeep u set last_run_at = p_now
+     where u.last_run_at is null or u.last_run_at <= p_now - p_not_within
+        -- The clock was set back.
+        or u.last_run_at > p_now;
+    return query select found, null::text;
+  elsif p_step = 'partitions' then
+    v_count := relayforge.ensure_partitions(v_upkeep.partition_interval, v_upkeep.days_ahead, p_now);
+    return query select false, case when v_count > 0 then format('%s partitions made', v_count) end;
+  elsif p_step = 'expire' then
+    v_count := relayforge.expire_jobs(v_upkeep.inbox_days, c_jobs, p_now);
+    return query select v_count = c_jobs, case when v_count > 0 then format('%s jobs expired', v_count) end;
+  elsif p_step = 'drop' then
+    begin
+      v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, p_now);
+      return query select v_relation is not null, v_relation || ' dropped';
+    exception when lock_not_available then
+      return query select false, 'a partition is due to be dropped, but somebody reads its table'::text;
+    end;
+  elsif p_step in ('ledger', 'replays') then
+    if p_step = 'ledger' then
+      select array_agg(c.relname::text) into v_relations
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+       where i.inhparent = 'dedup_ledger'::regclass;
+    else
+      v_relations := array['stripe_event_idempotency', 'rejected_replays'];
+    end if;
+    -- A key is kept as long as its event, for event_of, even when ingest takes it for free by then.
+    v_floor := relayforge.uuid7_floor(
+      p_now - greatest(v_upkeep.dedup_window, make_interval(days => v_upkeep.inbox_days)));
+    for v_relation in
+      select r.name
+        from unnest(v_relations) r(name)
+        left join purge_positions p on p.relation = r.name
+       where p.page > 0 or p.pass_ended_at is null or not p.pass_ended_at between p_now - c_pass_every and p_now
+    loop
+      v_ended := relayforge.purge_pages(
+        v_relation, c_pages, v_floor, relayforge.uuid7_floor(p_now - v_upkeep.hash_window), p_now) and v_ended;
+    end loop;
+    return query select not v_ended, null::text;
+  elsif p_step in ('quota', 'rejections', 'traffic', 'dead_jobs') then
+    if exists (select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now) then
+      return query select false, null::text;
+      return;
+    end if;
+    case p_step
+      when 'quota' then
+        delete from tenant_daily_quota_usage where ctid = any (array(
+          select q.ctid from tenant_daily_quota_usage q where q.day < v_kept_from::date limit c_rows for update skip locked));
+      when 'rejections' then
+        delete from webhook_rejections where ctid = any (array(
+          select r.ctid from webhook_rejections r where r.hour < v_kept_from limit c_rows for update skip locked));
+      when 'traffic' then
+        delete from traffic_minutes where ctid = any (array(
+          select m.ctid from traffic_minutes m where m.minute < p_now - c_traffic_kept limit c_rows for update skip locked));
+      when 'dead_jobs' then
+        delete from dead_jobs where ctid = any (array(
+          select d.ctid from dead_jobs d
+           where d.job_id < (select relayforge.uuid7_floor(min(p.from_at)) from relayforge.list_partitions() p where p.parent = 'jobs')
+           limit c_rows for update skip locked));
+    end case;
+    get diagnostics v_count = row_count;
+    if v_count < c_rows then
+      insert into purge_positions (relation, page, pass_ended_at) values (p_step, 0, p_now)
+      on conflict (relation) do update set pass_ended_at = excluded.pass_ended_at;
+    end if;
+    return query select v_count = c_rows, case when v_count > 0 then format('%s rows of %s purged', v_count, p_step) end;
+  else
+    raise exception 'upkeep has no step %', p_step using errcode = 'RF400';
+  end if;
+end $$;
+COMMENT ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) IS 'One bounded step of upkeep in the caller''s transaction; call relayforge.maintain instead.';
 CREATE FUNCTION relayforge.uuid7(p_at timestamp with time zone, p_seq integer) RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -827,6 +1535,21 @@ begin
   return v_woken;
 end $$;
 COMMENT ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) IS 'Wakes the relays that would sleep past the given time; call it after the commit that wrote the messages.';
+CREATE FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+begin
+  if length(trim(coalesce(p_reason, ''))) not between 1 and 2000 then
+    raise exception 'a reason of 1 to 2,000 characters is required' using errcode = 'RF400';
+  end if;
+  if length(trim(coalesce(p_actor, ''))) not between 1 and 200 then
+    raise exception 'an actor of 1 to 200 characters is required' using errcode = 'RF400';
+  end if;
+  insert into admin_audit_log (id, actor, db_user, action, target, reason, detail)
+  values (relayforge.uuid7(p_now, 0), trim(p_actor), session_user, p_action, p_target, trim(p_reason), p_detail);
+end $$;
+COMMENT ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) IS 'Writes one row of the audit log, in the transaction of the change it tells of.';
 CREATE FUNCTION store.notify_config_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -836,21 +1559,28 @@ begin
   return null;
 end $$;
 COMMENT ON FUNCTION store.notify_config_change() IS 'Tells the services that tenants, sources or secrets have changed.';
-CREATE TABLE store.job_log (
-    id uuid NOT NULL,
+CREATE FUNCTION store.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+begin
+  raise exception '% is append-only', tg_table_name using errcode = 'RF409';
+end $$;
+COMMENT ON FUNCTION store.refuse_change() IS 'Keeps a table append-only, for its owner too.';
+CREATE TABLE store.dead_jobs (
     job_id uuid NOT NULL,
-    what text NOT NULL,
-    attempt smallint NOT NULL,
-    detail text,
-    CONSTRAINT job_log_what_known CHECK ((what = ANY (ARRAY['published'::text, 'failed'::text, 'rescued'::text, 'dead'::text, 'reprocessed'::text, 'cancelled'::text, 'held'::text, 'released'::text])))
-)
-PARTITION BY RANGE (id);
-COMMENT ON TABLE store.job_log IS 'What happened to a job between its creation and its end. Append-only.';
-COMMENT ON COLUMN store.job_log.id IS 'UUIDv7 from the database''s clock; its time is when it happened.';
-COMMENT ON COLUMN store.job_log.job_id IS 'The job.';
-COMMENT ON COLUMN store.job_log.what IS 'published (confirmed by the broker), failed, rescued (lease ran out), dead, or an operator''s verb.';
-COMMENT ON COLUMN store.job_log.attempt IS 'The attempt it happened to.';
-COMMENT ON COLUMN store.job_log.detail IS 'The error, the cause or the reason; at most 2,000 characters.';
+    tenant_id uuid NOT NULL,
+    source text NOT NULL,
+    cause text NOT NULL,
+    dead_at timestamp with time zone NOT NULL,
+    CONSTRAINT dead_jobs_cause_known CHECK ((cause = ANY (ARRAY['permanent'::text, 'exhausted'::text, 'poison'::text, 'expired'::text, 'unpublishable'::text])))
+);
+COMMENT ON TABLE store.dead_jobs IS 'Jobs that were given up and not reprocessed since.';
+COMMENT ON COLUMN store.dead_jobs.job_id IS 'The job.';
+COMMENT ON COLUMN store.dead_jobs.tenant_id IS 'Its tenant.';
+COMMENT ON COLUMN store.dead_jobs.source IS 'Its source.';
+COMMENT ON COLUMN store.dead_jobs.cause IS 'permanent: the handler said so; exhausted: no attempts left; poison: runs kept ending without an outcome; expired: its event is about to be dropped; unpublishable: no message can be made of it.';
+COMMENT ON COLUMN store.dead_jobs.dead_at IS 'When it was given up.';
 CREATE TABLE store.jobs (
     id uuid NOT NULL,
     event_id uuid NOT NULL,
@@ -882,6 +1612,75 @@ COMMENT ON COLUMN store.jobs.attempts IS 'Runs that were started; null while the
 COMMENT ON COLUMN store.jobs.started_at IS 'When its last run started.';
 COMMENT ON COLUMN store.jobs.finished_at IS 'When it reached its outcome.';
 COMMENT ON COLUMN store.jobs.last_error IS 'What the last failed run said, at most 2,000 characters.';
+CREATE TABLE store.tenants (
+    id uuid NOT NULL,
+    slug text NOT NULL,
+    name text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    daily_quota bigint,
+    rate_per_second integer,
+    rate_burst integer,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    quota_policy text DEFAULT 'reject'::text NOT NULL,
+    CONSTRAINT tenants_daily_quota_positive CHECK ((daily_quota >= 0)),
+    CONSTRAINT tenants_name_length CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT tenants_quota_policy_known CHECK ((quota_policy = ANY (ARRAY['reject'::text, 'hold'::text]))),
+    CONSTRAINT tenants_rate_positive CHECK (((rate_per_second > 0) AND (rate_burst > 0))),
+    CONSTRAINT tenants_slug_form CHECK ((slug ~ '^[a-z0-9_-]{1,63}$'::text)),
+    CONSTRAINT tenants_status_known CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
+);
+COMMENT ON TABLE store.tenants IS 'The customers whose webhooks are taken in. Addressed by id or slug.';
+COMMENT ON COLUMN store.tenants.id IS 'UUIDv7, or the all-zero default tenant.';
+COMMENT ON COLUMN store.tenants.slug IS 'Name in URLs and routing keys, 1-63 of [a-z0-9_-].';
+COMMENT ON COLUMN store.tenants.name IS 'Name for people.';
+COMMENT ON COLUMN store.tenants.status IS 'active, or suspended: its webhooks are answered 403.';
+COMMENT ON COLUMN store.tenants.daily_quota IS 'New events accepted per UTC day; null means HARDENING__TENANT_DAILY_QUOTA.';
+COMMENT ON COLUMN store.tenants.rate_per_second IS 'Signed requests per second; null means HARDENING__TENANT_RATE_LIMIT_PER_SECOND.';
+COMMENT ON COLUMN store.tenants.rate_burst IS 'Signed requests at once; null means HARDENING__TENANT_RATE_LIMIT_BURST.';
+COMMENT ON COLUMN store.tenants.created_at IS 'When the tenant was made.';
+COMMENT ON COLUMN store.tenants.updated_at IS 'When the tenant was last changed.';
+COMMENT ON COLUMN store.tenants.quota_policy IS 'What becomes of new events over the daily quota. reject: 429. hold: accepted, and held until UTC midnight, up to one further quota; 429 beyond that.';
+CREATE VIEW relayforge.dead_letters AS
+ SELECT d.job_id,
+    t.slug AS tenant,
+    d.source,
+    j.event_type,
+    d.cause,
+    d.dead_at,
+    j.attempts,
+    j.last_error,
+    j.event_id,
+    j.correlation_id
+   FROM ((store.dead_jobs d
+     LEFT JOIN store.jobs j ON ((j.id = d.job_id)))
+     LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)));
+COMMENT ON VIEW relayforge.dead_letters IS 'Jobs that were given up and not reprocessed since. Order by dead_at, narrow by tenant.';
+COMMENT ON COLUMN relayforge.dead_letters.job_id IS 'The job: what relayforge.reprocess_jobs takes.';
+COMMENT ON COLUMN relayforge.dead_letters.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.dead_letters.source IS 'The source.';
+COMMENT ON COLUMN relayforge.dead_letters.event_type IS 'What happened, in the provider''s words.';
+COMMENT ON COLUMN relayforge.dead_letters.cause IS 'permanent: the handler said so; exhausted: no attempts left; poison: runs kept ending without an outcome; expired: its event was about to be dropped; unpublishable: no message can be made of it.';
+COMMENT ON COLUMN relayforge.dead_letters.dead_at IS 'When it was given up.';
+COMMENT ON COLUMN relayforge.dead_letters.attempts IS 'Runs that were started.';
+COMMENT ON COLUMN relayforge.dead_letters.last_error IS 'What the last failed run said.';
+COMMENT ON COLUMN relayforge.dead_letters.event_id IS 'Its event: see event_timeline.';
+COMMENT ON COLUMN relayforge.dead_letters.correlation_id IS 'Joins log lines.';
+CREATE TABLE store.job_log (
+    id uuid NOT NULL,
+    job_id uuid NOT NULL,
+    what text NOT NULL,
+    attempt smallint NOT NULL,
+    detail text,
+    CONSTRAINT job_log_what_known CHECK ((what = ANY (ARRAY['published'::text, 'failed'::text, 'rescued'::text, 'dead'::text, 'reprocessed'::text, 'cancelled'::text, 'held'::text, 'released'::text])))
+)
+PARTITION BY RANGE (id);
+COMMENT ON TABLE store.job_log IS 'What happened to a job between its creation and its end. Append-only.';
+COMMENT ON COLUMN store.job_log.id IS 'UUIDv7 from the database''s clock; its time is when it happened.';
+COMMENT ON COLUMN store.job_log.job_id IS 'The job.';
+COMMENT ON COLUMN store.job_log.what IS 'published (confirmed by the broker), failed, rescued (lease ran out), dead, or an operator''s verb.';
+COMMENT ON COLUMN store.job_log.attempt IS 'The attempt it happened to.';
+COMMENT ON COLUMN store.job_log.detail IS 'The error, the cause or the reason; at most 2,000 characters.';
 CREATE TABLE store.open_jobs (
     job_id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -900,7 +1699,7 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_
 COMMENT ON TABLE store.open_jobs IS 'One narrow row for each job that has no outcome yet. Only its key is indexed, so that state changes stay HOT.';
 COMMENT ON COLUMN store.open_jobs.job_id IS 'The job.';
 COMMENT ON COLUMN store.open_jobs.tenant_id IS 'Its tenant.';
-COMMENT ON COLUMN store.open_jobs.state IS 'queued, processing (a run holds the lease), retrying (waits for due_at) or held (by an operator).';
+COMMENT ON COLUMN store.open_jobs.state IS 'queued, processing (a run holds the lease), retrying (waits for due_at) or held (until due_at, by the quota; or until infinity, by an operator).';
 COMMENT ON COLUMN store.open_jobs.attempt IS 'The number of the current attempt, from 1. A message of another attempt is stale.';
 COMMENT ON COLUMN store.open_jobs.attempt_base IS 'Attempts that do not count against the budget of attempts: runs that were lost, and those before a reprocessing.';
 COMMENT ON COLUMN store.open_jobs.starts IS 'Runs in a row that ended without an outcome: the poison counter.';
@@ -908,32 +1707,140 @@ COMMENT ON COLUMN store.open_jobs.run_id IS 'Fencing token of the running attemp
 COMMENT ON COLUMN store.open_jobs.lease_until IS 'Until when the run is taken to be alive, by the database''s clock.';
 COMMENT ON COLUMN store.open_jobs.started_at IS 'When the last run started.';
 COMMENT ON COLUMN store.open_jobs.due_at IS 'Not to be started before.';
-CREATE TABLE store.tenants (
-    id uuid NOT NULL,
-    slug text NOT NULL,
-    name text NOT NULL,
-    status text DEFAULT 'active'::text NOT NULL,
-    daily_quota bigint,
-    rate_per_second integer,
-    rate_burst integer,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT tenants_daily_quota_positive CHECK ((daily_quota >= 0)),
-    CONSTRAINT tenants_name_length CHECK (((length(name) >= 1) AND (length(name) <= 200))),
-    CONSTRAINT tenants_rate_positive CHECK (((rate_per_second > 0) AND (rate_burst > 0))),
-    CONSTRAINT tenants_slug_form CHECK ((slug ~ '^[a-z0-9_-]{1,63}$'::text)),
-    CONSTRAINT tenants_status_known CHECK ((status = ANY (ARRAY['active'::text, 'suspended'::text])))
+CREATE TABLE store.rejected_replays (
+    tenant_id uuid NOT NULL,
+    source text NOT NULL,
+    provider_event_id text NOT NULL,
+    event_id uuid NOT NULL,
+    times bigint NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL
 );
-COMMENT ON TABLE store.tenants IS 'The customers whose webhooks are taken in. Addressed by id or slug.';
-COMMENT ON COLUMN store.tenants.id IS 'UUIDv7, or the all-zero default tenant.';
-COMMENT ON COLUMN store.tenants.slug IS 'Name in URLs and routing keys, 1-63 of [a-z0-9_-].';
-COMMENT ON COLUMN store.tenants.name IS 'Name for people.';
-COMMENT ON COLUMN store.tenants.status IS 'active, or suspended: its webhooks are answered 403.';
-COMMENT ON COLUMN store.tenants.daily_quota IS 'New events accepted per UTC day; null means HARDENING__TENANT_DAILY_QUOTA.';
-COMMENT ON COLUMN store.tenants.rate_per_second IS 'Signed requests per second; null means HARDENING__TENANT_RATE_LIMIT_PER_SECOND.';
-COMMENT ON COLUMN store.tenants.rate_burst IS 'Signed requests at once; null means HARDENING__TENANT_RATE_LIMIT_BURST.';
-COMMENT ON COLUMN store.tenants.created_at IS 'When the tenant was made.';
-COMMENT ON COLUMN store.tenants.updated_at IS 'When the tenant was last changed.';
+COMMENT ON TABLE store.rejected_replays IS 'Events whose replays were refused (409), and how often. A row for an event, not for a replay.';
+COMMENT ON COLUMN store.rejected_replays.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN store.rejected_replays.source IS 'The source.';
+COMMENT ON COLUMN store.rejected_replays.provider_event_id IS 'The provider''s id of the event.';
+COMMENT ON COLUMN store.rejected_replays.event_id IS 'Our id of the event.';
+COMMENT ON COLUMN store.rejected_replays.times IS 'Replays refused.';
+COMMENT ON COLUMN store.rejected_replays.first_at IS 'When the first of them came.';
+COMMENT ON COLUMN store.rejected_replays.last_at IS 'When the last of them came.';
+CREATE TABLE store.webhook_inbox (
+    id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    source text NOT NULL,
+    provider_event_id text,
+    event_type text NOT NULL,
+    body bytea,
+    body_sha256 bytea NOT NULL,
+    headers jsonb NOT NULL,
+    signature_timestamp timestamp with time zone,
+    secret_id uuid,
+    correlation_id text NOT NULL,
+    trace_context jsonb,
+    erased_at timestamp with time zone
+)
+PARTITION BY RANGE (id);
+COMMENT ON TABLE store.webhook_inbox IS 'Every webhook that was answered 2xx, as it came. Append-only, but for erasure.';
+COMMENT ON COLUMN store.webhook_inbox.id IS 'UUIDv7 of this delivery, from the database''s clock; its time is when it was received.';
+COMMENT ON COLUMN store.webhook_inbox.event_id IS 'The event: the id of its first delivery. Equal to id on that one.';
+COMMENT ON COLUMN store.webhook_inbox.tenant_id IS 'The tenant it was sent to.';
+COMMENT ON COLUMN store.webhook_inbox.source IS 'The source it was sent to.';
+COMMENT ON COLUMN store.webhook_inbox.provider_event_id IS 'The event''s id in the provider''s own numbering, if it has one.';
+COMMENT ON COLUMN store.webhook_inbox.event_type IS 'What happened, in the provider''s words (for example invoice.paid).';
+COMMENT ON COLUMN store.webhook_inbox.body IS 'The bytes that were signed. Null on a duplicate whose bytes are those of the first delivery or whose event has had its share of differing bodies, and where they were erased.';
+COMMENT ON COLUMN store.webhook_inbox.body_sha256 IS 'SHA-256 of the bytes.';
+COMMENT ON COLUMN store.webhook_inbox.headers IS 'Allow-listed request headers; no signature, no credential.';
+COMMENT ON COLUMN store.webhook_inbox.signature_timestamp IS 'When the provider signed it, where its scheme says so.';
+COMMENT ON COLUMN store.webhook_inbox.secret_id IS 'The secret version that verified it; null for one from the environment.';
+COMMENT ON COLUMN store.webhook_inbox.correlation_id IS 'Joins log lines, from the request to the last retry.';
+COMMENT ON COLUMN store.webhook_inbox.trace_context IS 'W3C traceparent, tracestate and baggage, if the request was traced.';
+COMMENT ON COLUMN store.webhook_inbox.erased_at IS 'When body, headers and trace context were erased (relayforge.erase_event); null where they were not.';
+CREATE VIEW relayforge.event_timeline AS
+ SELECT t.slug AS tenant,
+    j.source,
+    e.provider_event_id,
+    j.event_id,
+    j.id AS job_id,
+    x.at,
+    x.what,
+    x.attempt,
+    x.detail
+   FROM ((((store.jobs j
+     LEFT JOIN store.tenants t ON ((t.id = j.tenant_id)))
+     LEFT JOIN store.webhook_inbox e ON ((e.id = j.event_id)))
+     LEFT JOIN store.open_jobs o ON ((o.job_id = j.id)))
+     CROSS JOIN LATERAL ( SELECT relayforge.uuid7_time(e.id) AS at,
+            'received'::text AS what,
+            NULL::integer AS attempt,
+            ('correlation id '::text || e.correlation_id) AS detail
+          WHERE (e.id IS NOT NULL)
+        UNION ALL
+         SELECT relayforge.uuid7_time(d.id) AS uuid7_time,
+            'duplicate'::text,
+            NULL::integer,
+                CASE
+                    WHEN (d.body IS NOT NULL) THEN 'its body differs'::text
+                    ELSE NULL::text
+                END AS "case"
+           FROM store.webhook_inbox d
+          WHERE ((d.event_id = j.event_id) AND (d.event_id <> d.id))
+        UNION ALL
+         SELECT r.last_at,
+            'replay'::text,
+            NULL::integer,
+            format('refused %s times since %s'::text, r.times, r.first_at) AS format
+           FROM store.rejected_replays r
+          WHERE ((r.tenant_id = j.tenant_id) AND (r.source = j.source) AND (r.provider_event_id = e.provider_event_id))
+        UNION ALL
+         SELECT e.erased_at,
+            'erased'::text,
+            NULL::integer,
+            NULL::text
+          WHERE (e.erased_at IS NOT NULL)
+        UNION ALL
+         SELECT relayforge.uuid7_time(j.id) AS uuid7_time,
+            'queued'::text,
+            NULL::integer,
+            ('as a job of kind '::text || j.kind)
+        UNION ALL
+         SELECT relayforge.uuid7_time(l.id) AS uuid7_time,
+            l.what,
+            l.attempt,
+            l.detail
+           FROM store.job_log l
+          WHERE ((l.job_id = j.id) AND (l.id >= relayforge.uuid7_floor(relayforge.uuid7_time(j.id))))
+        UNION ALL
+         SELECT COALESCE(o.started_at, j.started_at) AS "coalesce",
+            'started'::text,
+            COALESCE(o.attempt, j.attempts) AS "coalesce",
+                CASE
+                    WHEN (o.run_id IS NOT NULL) THEN format('run %s, its lease lasts until %s'::text, o.run_id, o.lease_until)
+                    ELSE NULL::text
+                END AS "case"
+          WHERE ((o.run_id IS NOT NULL) OR (j.started_at IS NOT NULL))
+        UNION ALL
+         SELECT o.due_at,
+            'due'::text,
+            o.attempt,
+            o.state
+          WHERE ((o.state = 'retrying'::text) OR ((o.state = 'held'::text) AND (o.due_at < 'infinity'::timestamp with time zone)))
+        UNION ALL
+         SELECT j.finished_at,
+            'succeeded'::text,
+            j.attempts,
+            NULL::text
+          WHERE (j.outcome = 'succeeded'::text)) x);
+COMMENT ON VIEW relayforge.event_timeline IS 'What happened to an event and its jobs, a row each. Give it an event_id (relayforge.event_of finds it by the provider''s id) or a job_id, and order by at.';
+COMMENT ON COLUMN relayforge.event_timeline.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.event_timeline.source IS 'The source.';
+COMMENT ON COLUMN relayforge.event_timeline.provider_event_id IS 'The provider''s id of the event.';
+COMMENT ON COLUMN relayforge.event_timeline.event_id IS 'Our id of the event. Narrow by this.';
+COMMENT ON COLUMN relayforge.event_timeline.job_id IS 'The job. Or by this.';
+COMMENT ON COLUMN relayforge.event_timeline.at IS 'When it happened. In the future for what is due.';
+COMMENT ON COLUMN relayforge.event_timeline.what IS 'received, duplicate, replay (the last one refused), queued, published, started (the last run), failed, rescued, dead, succeeded, due, or an operator''s verb.';
+COMMENT ON COLUMN relayforge.event_timeline.attempt IS 'The attempt it happened to.';
+COMMENT ON COLUMN relayforge.event_timeline.detail IS 'The error, the cause, or who gave which reason.';
 CREATE VIEW relayforge.job_overview AS
  SELECT j.id AS job_id,
     t.slug AS tenant,
@@ -963,66 +1870,6 @@ COMMENT ON VIEW relayforge.job_overview IS 'Every job with its present state. Na
 COMMENT ON COLUMN relayforge.job_overview.status IS 'queued, processing, retrying, held, or the outcome: succeeded, dead_lettered, cancelled.';
 COMMENT ON COLUMN relayforge.job_overview.attempts IS 'Runs that were started.';
 COMMENT ON COLUMN relayforge.job_overview.last_error IS 'What the last failed run said.';
-CREATE VIEW relayforge.schema_version AS
- SELECT c.epoch,
-    c.fingerprint,
-    c.migration
-   FROM relayforge.schema_code() c(epoch, fingerprint, migration);
-COMMENT ON VIEW relayforge.schema_version IS 'The code epoch and fingerprint and the newest migration.';
-CREATE TABLE store.admin_api_keys (
-    id uuid NOT NULL,
-    name text NOT NULL,
-    role text NOT NULL,
-    key_sha256 bytea NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    revoked_at timestamp with time zone,
-    CONSTRAINT admin_api_keys_key_sha256_length CHECK ((length(key_sha256) = 32)),
-    CONSTRAINT admin_api_keys_name_length CHECK (((length(name) >= 1) AND (length(name) <= 200))),
-    CONSTRAINT admin_api_keys_role_known CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])))
-);
-COMMENT ON TABLE store.admin_api_keys IS 'Keys of the admin API. Only their hashes: a key is random, 32 bytes, so a fast hash is enough.';
-COMMENT ON COLUMN store.admin_api_keys.id IS 'UUIDv7 of the key, safe to show.';
-COMMENT ON COLUMN store.admin_api_keys.name IS 'Whose key it is, for people.';
-COMMENT ON COLUMN store.admin_api_keys.role IS 'viewer reads, operator acts on jobs, admin configures.';
-COMMENT ON COLUMN store.admin_api_keys.key_sha256 IS 'SHA-256 of the key.';
-COMMENT ON COLUMN store.admin_api_keys.created_at IS 'When it was made.';
-COMMENT ON COLUMN store.admin_api_keys.revoked_at IS 'From when on it opens nothing; null while it is valid.';
-CREATE TABLE store.code_objects (
-    path text NOT NULL,
-    name text NOT NULL,
-    checksum bytea NOT NULL
-);
-COMMENT ON TABLE store.code_objects IS 'The functions, procedures and views that the migrator made, with the checksum of the file each came from.';
-COMMENT ON COLUMN store.code_objects.path IS 'The file, below the package sql.';
-COMMENT ON COLUMN store.code_objects.name IS 'The object, in schema relayforge.';
-COMMENT ON COLUMN store.code_objects.checksum IS 'SHA-256 of the file: an unchanged object is not touched.';
-CREATE TABLE store.dead_jobs (
-    job_id uuid NOT NULL,
-    tenant_id uuid NOT NULL,
-    source text NOT NULL,
-    cause text NOT NULL,
-    dead_at timestamp with time zone NOT NULL,
-    CONSTRAINT dead_jobs_cause_known CHECK ((cause = ANY (ARRAY['permanent'::text, 'exhausted'::text, 'poison'::text, 'expired'::text, 'unpublishable'::text])))
-);
-COMMENT ON TABLE store.dead_jobs IS 'Jobs that were given up and not reprocessed since.';
-COMMENT ON COLUMN store.dead_jobs.job_id IS 'The job.';
-COMMENT ON COLUMN store.dead_jobs.tenant_id IS 'Its tenant.';
-COMMENT ON COLUMN store.dead_jobs.source IS 'Its source.';
-COMMENT ON COLUMN store.dead_jobs.cause IS 'permanent: the handler said so; exhausted: no attempts left; poison: runs kept ending without an outcome; expired: its event is about to be dropped; unpublishable: no message can be made of it.';
-COMMENT ON COLUMN store.dead_jobs.dead_at IS 'When it was given up.';
-CREATE TABLE store.dedup_ledger (
-    digest bytea NOT NULL,
-    event_id uuid NOT NULL,
-    duplicates integer DEFAULT 0 NOT NULL,
-    by_hash boolean NOT NULL,
-    CONSTRAINT dedup_ledger_digest_length CHECK ((length(digest) = 16))
-)
-PARTITION BY HASH (digest);
-COMMENT ON TABLE store.dedup_ledger IS 'Which events are known. Its row is the lock that two deliveries of one event meet at. Expiry is read from the time in event_id.';
-COMMENT ON COLUMN store.dedup_ledger.digest IS 'First 16 bytes of SHA-256 over tenant, source and dedup key: a text key would cost 2.5 times the space.';
-COMMENT ON COLUMN store.dedup_ledger.event_id IS 'The event: the id of its first delivery.';
-COMMENT ON COLUMN store.dedup_ledger.duplicates IS 'Deliveries of it that were answered as duplicates.';
-COMMENT ON COLUMN store.dedup_ledger.by_hash IS 'Whether the key is a hash of the body: such a key lives for DEDUP__HASH_WINDOW_SECONDS, others for DEDUP__WINDOW_DAYS.';
 CREATE TABLE store.outbox_messages (
     id uuid NOT NULL,
     target text NOT NULL,
@@ -1044,6 +1891,434 @@ COMMENT ON COLUMN store.outbox_messages.attempt IS 'The attempt that the message
 COMMENT ON COLUMN store.outbox_messages.next_attempt_at IS 'Not to be published before: the due time of a retry, or the back-off after a refusal of the broker.';
 COMMENT ON COLUMN store.outbox_messages.attempts IS 'Times that publishing it failed.';
 COMMENT ON COLUMN store.outbox_messages.last_error IS 'Why it failed last: nacked, returned as unroutable, timed out, lost.';
+CREATE VIEW relayforge.outbox_backlog AS
+ SELECT t.target,
+        CASE
+            WHEN (w.seen > 100000) THEN GREATEST(w.seen, ( SELECT (c.reltuples)::bigint AS reltuples
+               FROM pg_class c
+              WHERE (c.oid = ('store.outbox_messages'::regclass)::oid)))
+            ELSE w.seen
+        END AS waiting,
+    (w.seen > 100000) AS estimated,
+    w.due,
+    w.failing,
+    w.oldest_due_at,
+    w.last_error
+   FROM (unnest(ARRAY['jobs'::text, 'events'::text, 'dlq'::text]) t(target)
+     CROSS JOIN LATERAL ( SELECT count(*) AS seen,
+            count(*) FILTER (WHERE (o.next_attempt_at <= statement_timestamp())) AS due,
+            count(*) FILTER (WHERE (o.attempts > 0)) AS failing,
+            min(o.next_attempt_at) AS oldest_due_at,
+            (array_agg(o.last_error ORDER BY o.attempts DESC) FILTER (WHERE (o.attempts > 0)))[1] AS last_error
+           FROM ( SELECT m.next_attempt_at,
+                    m.attempts,
+                    m.last_error
+                   FROM store.outbox_messages m
+                  WHERE (m.target = t.target)
+                  ORDER BY m.next_attempt_at, m.id
+                 LIMIT 100001) o) w);
+COMMENT ON VIEW relayforge.outbox_backlog IS 'What waits for the broker, by target. Exact to 100,000 messages.';
+COMMENT ON COLUMN relayforge.outbox_backlog.target IS 'jobs: the work queue; events: the topic exchange; dlq: copies of jobs that were given up.';
+COMMENT ON COLUMN relayforge.outbox_backlog.waiting IS 'Messages that wait, those due later included.';
+COMMENT ON COLUMN relayforge.outbox_backlog.estimated IS 'Whether there are more than 100,000, so that waiting is the planner''s estimate over all targets and the other numbers are of the first 100,000.';
+COMMENT ON COLUMN relayforge.outbox_backlog.due IS 'Messages that could be published now.';
+COMMENT ON COLUMN relayforge.outbox_backlog.failing IS 'Messages that the broker has refused, or that got no confirm, at least once.';
+COMMENT ON COLUMN relayforge.outbox_backlog.oldest_due_at IS 'When the oldest was or will be due.';
+COMMENT ON COLUMN relayforge.outbox_backlog.last_error IS 'Why the one that was tried most often failed last.';
+CREATE TABLE store.upkeep (
+    singleton boolean DEFAULT true NOT NULL,
+    partition_interval text DEFAULT 'day'::text NOT NULL,
+    days_ahead integer DEFAULT 14 NOT NULL,
+    inbox_days integer DEFAULT 14 NOT NULL,
+    jobs_days integer DEFAULT 30 NOT NULL,
+    dedup_window interval DEFAULT '7 days'::interval NOT NULL,
+    hash_window interval DEFAULT '1 day'::interval NOT NULL,
+    default_daily_quota bigint DEFAULT 100000 NOT NULL,
+    last_run_at timestamp with time zone,
+    CONSTRAINT upkeep_days_ahead_bounds CHECK (((days_ahead >= 1) AND (days_ahead <= 60))),
+    CONSTRAINT upkeep_dedup_window_bounds CHECK (((dedup_window >= '00:01:00'::interval) AND (dedup_window <= make_interval(days => jobs_days)))),
+    CONSTRAINT upkeep_hash_window_bounds CHECK (((hash_window >= '00:00:01'::interval) AND (hash_window <= make_interval(days => jobs_days)))),
+    CONSTRAINT upkeep_inbox_days_bounds CHECK (((inbox_days >= 1) AND (inbox_days <= 3650))),
+    CONSTRAINT upkeep_interval_known CHECK ((partition_interval = ANY (ARRAY['day'::text, 'week'::text]))),
+    CONSTRAINT upkeep_jobs_days_bounds CHECK (((jobs_days >= (inbox_days + 1)) AND (jobs_days <= 3650))),
+    CONSTRAINT upkeep_live_partitions CHECK (((((jobs_days + days_ahead) /
+CASE partition_interval
+    WHEN 'week'::text THEN 7
+    ELSE 1
+END) + 2) <= 120)),
+    CONSTRAINT upkeep_one_row CHECK (singleton)
+);
+COMMENT ON TABLE store.upkeep IS 'How long things are kept, as the API was last configured (RETENTION__…, PARTITION__…, DEDUP__…), so that upkeep from psql or pg_cron does the same. One row.';
+COMMENT ON COLUMN store.upkeep.singleton IS 'Always true: there is one row.';
+COMMENT ON COLUMN store.upkeep.partition_interval IS 'How long a new partition is, day or week.';
+COMMENT ON COLUMN store.upkeep.days_ahead IS 'How far ahead partitions are made.';
+COMMENT ON COLUMN store.upkeep.inbox_days IS 'How long deliveries are kept at least, in days.';
+COMMENT ON COLUMN store.upkeep.jobs_days IS 'How long jobs and their log are kept at least, in days.';
+COMMENT ON COLUMN store.upkeep.dedup_window IS 'How long an event is known by its provider''s id.';
+COMMENT ON COLUMN store.upkeep.hash_window IS 'How long an event is known by the hash of its body.';
+COMMENT ON COLUMN store.upkeep.default_daily_quota IS 'The daily quota of tenants that have none of their own, for tenant_usage.';
+COMMENT ON COLUMN store.upkeep.last_run_at IS 'When upkeep last began; services leave it alone for the better part of a minute then.';
+CREATE VIEW relayforge.partition_health AS
+ SELECT p.parent AS table_name,
+    p.partition,
+    p.from_at,
+    p.to_at,
+        CASE
+            WHEN (p.to_at <= statement_timestamp()) THEN 'past'::text
+            WHEN (p.from_at > statement_timestamp()) THEN 'ahead'::text
+            ELSE 'current'::text
+        END AS state,
+    p.rows,
+    p.bytes,
+    (p.to_at + make_interval(days =>
+        CASE p.parent
+            WHEN 'webhook_inbox'::text THEN k.inbox_days
+            ELSE k.jobs_days
+        END)) AS dropped_from,
+    max(p.to_at) OVER (PARTITION BY p.parent) AS runs_out_at
+   FROM (relayforge.list_partitions() p(parent, partition, from_at, to_at, rows, bytes)
+     CROSS JOIN store.upkeep k);
+COMMENT ON VIEW relayforge.partition_health IS 'The partitions of webhook_inbox, jobs and job_log: sizes, when each may be dropped, and when its table runs out of them.';
+COMMENT ON COLUMN relayforge.partition_health.table_name IS 'The partitioned table, in schema store.';
+COMMENT ON COLUMN relayforge.partition_health.partition IS 'The partition.';
+COMMENT ON COLUMN relayforge.partition_health.from_at IS 'Ids from this time on are in it.';
+COMMENT ON COLUMN relayforge.partition_health.to_at IS 'Ids from this time on are not.';
+COMMENT ON COLUMN relayforge.partition_health.state IS 'past, current or ahead.';
+COMMENT ON COLUMN relayforge.partition_health.rows IS 'Rows, as last estimated.';
+COMMENT ON COLUMN relayforge.partition_health.bytes IS 'Size with indexes and TOAST.';
+COMMENT ON COLUMN relayforge.partition_health.dropped_from IS 'From when on upkeep may drop it.';
+COMMENT ON COLUMN relayforge.partition_health.runs_out_at IS 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system.';
+CREATE VIEW relayforge.queue_health AS
+ SELECT q.outbox_dead_rows,
+    q.outbox_vacuumed_at,
+    q.open_jobs_dead_rows,
+    q.open_jobs_vacuumed_at,
+    q.snapshot_age_xids,
+    (statement_timestamp() - q.snapshot_since) AS snapshot_age,
+    q.snapshot_holder,
+    b.oldest_due_at AS outbox_oldest_due_at,
+    GREATEST((statement_timestamp() - b.oldest_due_at), '00:00:00'::interval) AS outbox_lag,
+    l.processing,
+    l.oldest_lease_until,
+    GREATEST((statement_timestamp() - l.oldest_lease_until), '00:00:00'::interval) AS lease_overdue,
+    q.notify_queue_usage
+   FROM ((relayforge.inspect_queue() q(outbox_dead_rows, outbox_vacuumed_at, open_jobs_dead_rows, open_jobs_vacuumed_at, snapshot_age_xids, snapshot_since, snapshot_holder, notify_queue_usage)
+     CROSS JOIN LATERAL ( SELECT min(f.next_attempt_at) AS oldest_due_at
+           FROM (unnest(ARRAY['jobs'::text, 'events'::text, 'dlq'::text]) t(target)
+             CROSS JOIN LATERAL ( SELECT o.next_attempt_at
+                   FROM store.outbox_messages o
+                  WHERE (o.target = t.target)
+                  ORDER BY o.next_attempt_at
+                 LIMIT 1) f)) b)
+     CROSS JOIN LATERAL ( SELECT count(*) AS processing,
+            min(o.lease_until) AS oldest_lease_until
+           FROM store.open_jobs o
+          WHERE (o.state = 'processing'::text)) l);
+COMMENT ON VIEW relayforge.queue_health IS 'What slows the queues down: dead rows, the oldest snapshot and who holds it, overdue leases, the NOTIFY queue. One row.';
+COMMENT ON COLUMN relayforge.queue_health.outbox_dead_rows IS 'Dead rows of outbox_messages that vacuum has not removed.';
+COMMENT ON COLUMN relayforge.queue_health.outbox_vacuumed_at IS 'When outbox_messages was last vacuumed.';
+COMMENT ON COLUMN relayforge.queue_health.open_jobs_dead_rows IS 'Dead rows of open_jobs that vacuum has not removed.';
+COMMENT ON COLUMN relayforge.queue_health.open_jobs_vacuumed_at IS 'When open_jobs was last vacuumed.';
+COMMENT ON COLUMN relayforge.queue_health.snapshot_age_xids IS 'Transactions since the oldest snapshot: what died since cannot be vacuumed.';
+COMMENT ON COLUMN relayforge.queue_health.snapshot_age IS 'For how long that transaction has been open; null for a replication slot.';
+COMMENT ON COLUMN relayforge.queue_health.snapshot_holder IS 'Who holds it: a session, a prepared transaction or a replication slot.';
+COMMENT ON COLUMN relayforge.queue_health.outbox_oldest_due_at IS 'When the oldest message of the outbox was or will be due.';
+COMMENT ON COLUMN relayforge.queue_health.outbox_lag IS 'For how long it has been due.';
+COMMENT ON COLUMN relayforge.queue_health.processing IS 'Jobs under way.';
+COMMENT ON COLUMN relayforge.queue_health.oldest_lease_until IS 'The lease that ends or ended first.';
+COMMENT ON COLUMN relayforge.queue_health.lease_overdue IS 'For how long it has been over; beyond a few seconds no sweeper is running.';
+COMMENT ON COLUMN relayforge.queue_health.notify_queue_usage IS 'Share of the server''s NOTIFY queue in use, 0 to 1; at 1, commits that notify fail.';
+CREATE TABLE store.webhook_rejections (
+    hour timestamp with time zone NOT NULL,
+    cause text NOT NULL,
+    source text NOT NULL,
+    tenant_id uuid,
+    count bigint NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    sample bytea,
+    sample_detail text,
+    CONSTRAINT webhook_rejections_cause_form CHECK ((cause ~ '^[a-z_]{1,63}$'::text)),
+    CONSTRAINT webhook_rejections_sample_length CHECK ((length(sample) <= 4096))
+);
+COMMENT ON TABLE store.webhook_rejections IS 'How many webhooks were refused, per hour and cause. Of an unsigned caller nothing but a count; of signed but malformed bodies one sample a row.';
+COMMENT ON COLUMN store.webhook_rejections.hour IS 'Start of the UTC hour.';
+COMMENT ON COLUMN store.webhook_rejections.cause IS 'The code of the problem that was answered (for example signature_mismatch).';
+COMMENT ON COLUMN store.webhook_rejections.source IS 'The source, or an empty text where the request named none that exists.';
+COMMENT ON COLUMN store.webhook_rejections.tenant_id IS 'The tenant, null where the request named none that exists.';
+COMMENT ON COLUMN store.webhook_rejections.count IS 'Rejections in that hour.';
+COMMENT ON COLUMN store.webhook_rejections.last_at IS 'When the last of them was counted.';
+COMMENT ON COLUMN store.webhook_rejections.sample IS 'The first 4,096 bytes of the first signed body that was refused for this cause in this hour.';
+COMMENT ON COLUMN store.webhook_rejections.sample_detail IS 'What was wrong with it, as it was answered; at most 300 characters.';
+CREATE VIEW relayforge.rejections AS
+ SELECT r.hour,
+    t.slug AS tenant,
+    r.source,
+    r.cause,
+    r.count,
+    r.last_at,
+    (r.sample IS NOT NULL) AS sampled
+   FROM (store.webhook_rejections r
+     LEFT JOIN store.tenants t ON ((t.id = r.tenant_id)));
+COMMENT ON VIEW relayforge.rejections IS 'Webhooks that were refused, per hour, tenant, source and cause. Narrow by hour.';
+COMMENT ON COLUMN relayforge.rejections.hour IS 'Start of the UTC hour.';
+COMMENT ON COLUMN relayforge.rejections.tenant IS 'The tenant''s slug; null where the request named none that exists.';
+COMMENT ON COLUMN relayforge.rejections.source IS 'The source; empty where the request named none that exists.';
+COMMENT ON COLUMN relayforge.rejections.cause IS 'The code of the problem that was answered.';
+COMMENT ON COLUMN relayforge.rejections.count IS 'How many.';
+COMMENT ON COLUMN relayforge.rejections.last_at IS 'When the last of them was counted.';
+COMMENT ON COLUMN relayforge.rejections.sampled IS 'Whether a sample of a signed but malformed body was kept.';
+CREATE VIEW relayforge.replays AS
+ SELECT t.slug AS tenant,
+    r.source,
+    r.provider_event_id,
+    r.event_id,
+    r.times,
+    r.first_at,
+    r.last_at
+   FROM (store.rejected_replays r
+     LEFT JOIN store.tenants t ON ((t.id = r.tenant_id)));
+COMMENT ON VIEW relayforge.replays IS 'Events whose replays were refused with 409, and how often.';
+COMMENT ON COLUMN relayforge.replays.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.replays.source IS 'The source.';
+COMMENT ON COLUMN relayforge.replays.provider_event_id IS 'The provider''s id of the event.';
+COMMENT ON COLUMN relayforge.replays.event_id IS 'Our id of it: see event_timeline.';
+COMMENT ON COLUMN relayforge.replays.times IS 'Replays refused.';
+COMMENT ON COLUMN relayforge.replays.first_at IS 'When the first of them came.';
+COMMENT ON COLUMN relayforge.replays.last_at IS 'When the last of them came.';
+CREATE VIEW relayforge.schema_version AS
+ SELECT c.epoch,
+    c.fingerprint,
+    c.migration
+   FROM relayforge.schema_code() c(epoch, fingerprint, migration);
+COMMENT ON VIEW relayforge.schema_version IS 'The code epoch and fingerprint and the newest migration.';
+CREATE TABLE store.secret_usage (
+    secret_id uuid NOT NULL,
+    uses bigint NOT NULL,
+    last_used_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
+COMMENT ON TABLE store.secret_usage IS 'Which secret versions still verify webhooks. Apart from the secrets, whose every change makes the services reload.';
+COMMENT ON COLUMN store.secret_usage.secret_id IS 'The secret version.';
+COMMENT ON COLUMN store.secret_usage.uses IS 'Webhooks that it has verified and that were accepted or duplicates.';
+COMMENT ON COLUMN store.secret_usage.last_used_at IS 'When the last of them was counted.';
+CREATE TABLE store.tenant_provider_secrets (
+    id uuid NOT NULL,
+    tenant_id uuid NOT NULL,
+    source text NOT NULL,
+    ciphertext bytea NOT NULL,
+    master_key_id text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT tenant_provider_secrets_ciphertext_length CHECK (((length(ciphertext) >= 29) AND (length(ciphertext) <= 4096))),
+    CONSTRAINT tenant_provider_secrets_master_key_id_form CHECK ((master_key_id ~ '^[0-9a-f]{16}$'::text))
+);
+COMMENT ON TABLE store.tenant_provider_secrets IS 'Signing secrets, sealed. Several versions may be valid at once while one is rotated out.';
+COMMENT ON COLUMN store.tenant_provider_secrets.id IS 'UUIDv7; the newest of a (tenant, source) is the current version.';
+COMMENT ON COLUMN store.tenant_provider_secrets.tenant_id IS 'Whose secret it is.';
+COMMENT ON COLUMN store.tenant_provider_secrets.source IS 'Whose webhooks it verifies.';
+COMMENT ON COLUMN store.tenant_provider_secrets.ciphertext IS 'AES-256-GCM: 12 bytes nonce, then ciphertext and tag; bound to tenant, source and id as associated data.';
+COMMENT ON COLUMN store.tenant_provider_secrets.master_key_id IS 'First 8 bytes of SHA-256 of the master key that sealed it, in hex.';
+COMMENT ON COLUMN store.tenant_provider_secrets.created_at IS 'When the version was added.';
+COMMENT ON COLUMN store.tenant_provider_secrets.retired_at IS 'From when on it verifies nothing; null while it is valid.';
+CREATE VIEW relayforge.secret_usage AS
+ SELECT t.slug AS tenant,
+    s.source,
+    s.id AS secret_id,
+    s.created_at,
+    s.retired_at,
+    ((s.retired_at IS NULL) AND (NOT (EXISTS ( SELECT 1
+           FROM store.tenant_provider_secrets n
+          WHERE ((n.tenant_id = s.tenant_id) AND (n.source = s.source) AND (n.retired_at IS NULL) AND (n.id > s.id)))))) AS is_current,
+    COALESCE(u.uses, (0)::bigint) AS uses,
+    u.last_used_at
+   FROM ((store.tenant_provider_secrets s
+     LEFT JOIN store.tenants t ON ((t.id = s.tenant_id)))
+     LEFT JOIN store.secret_usage u ON ((u.secret_id = s.id)));
+COMMENT ON VIEW relayforge.secret_usage IS 'Which secret versions still verify webhooks. One that has verified nothing since the provider got the new one can be retired.';
+COMMENT ON COLUMN relayforge.secret_usage.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.secret_usage.source IS 'The source.';
+COMMENT ON COLUMN relayforge.secret_usage.secret_id IS 'The secret version.';
+COMMENT ON COLUMN relayforge.secret_usage.created_at IS 'When it was added.';
+COMMENT ON COLUMN relayforge.secret_usage.retired_at IS 'From when on it verifies nothing; null while it is valid.';
+COMMENT ON COLUMN relayforge.secret_usage.is_current IS 'Whether it is the newest valid version.';
+COMMENT ON COLUMN relayforge.secret_usage.uses IS 'Webhooks that it has verified and that were accepted or duplicates.';
+COMMENT ON COLUMN relayforge.secret_usage.last_used_at IS 'When the last of them was counted; null if there was none.';
+CREATE VIEW relayforge.stuck_jobs AS
+ SELECT o.job_id,
+    t.slug AS tenant,
+    o.state,
+    o.attempt,
+    s.since,
+        CASE
+            WHEN (o.state = 'processing'::text) THEN 'its lease ran out and no sweeper came'::text
+            WHEN (b.id IS NULL) THEN 'published, but no consumer started it'::text
+            WHEN (b.last_error IS NULL) THEN 'not published yet'::text
+            ELSE ('not published: '::text || b.last_error)
+        END AS why
+   FROM (((store.open_jobs o
+     CROSS JOIN LATERAL ( SELECT
+                CASE o.state
+                    WHEN 'processing'::text THEN o.lease_until
+                    ELSE o.due_at
+                END AS since) s)
+     LEFT JOIN store.tenants t ON ((t.id = o.tenant_id)))
+     LEFT JOIN store.outbox_messages b ON (((b.job_id = o.job_id) AND (b.attempt = o.attempt) AND (b.target = 'jobs'::text))))
+  WHERE (((o.state = 'processing'::text) AND (o.lease_until < (statement_timestamp() - '00:00:10'::interval))) OR ((o.state <> 'processing'::text) AND (o.due_at < (statement_timestamp() - '00:05:00'::interval))));
+COMMENT ON VIEW relayforge.stuck_jobs IS 'Open jobs that nothing seems to move, with what they wait for. Empty in a healthy system without a backlog.';
+COMMENT ON COLUMN relayforge.stuck_jobs.job_id IS 'The job.';
+COMMENT ON COLUMN relayforge.stuck_jobs.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.stuck_jobs.state IS 'queued, processing, retrying or held.';
+COMMENT ON COLUMN relayforge.stuck_jobs.attempt IS 'Its current attempt.';
+COMMENT ON COLUMN relayforge.stuck_jobs.since IS 'When its lease ran out, or when it was due.';
+COMMENT ON COLUMN relayforge.stuck_jobs.why IS 'What it waits for.';
+CREATE TABLE store.tenant_daily_quota_usage (
+    tenant_id uuid NOT NULL,
+    day date NOT NULL,
+    used bigint NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500');
+COMMENT ON TABLE store.tenant_daily_quota_usage IS 'New events accepted per tenant and UTC day. Ingest holds the row''s lock for its transaction.';
+COMMENT ON COLUMN store.tenant_daily_quota_usage.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN store.tenant_daily_quota_usage.day IS 'The UTC day, by the database''s clock.';
+COMMENT ON COLUMN store.tenant_daily_quota_usage.used IS 'New events accepted that day; a duplicate or a rejection adds nothing.';
+CREATE TABLE store.traffic_minutes (
+    minute timestamp with time zone NOT NULL,
+    tenant_id uuid NOT NULL,
+    source text NOT NULL,
+    what text NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT traffic_minutes_what_known CHECK ((what = ANY (ARRAY['accepted'::text, 'duplicate'::text, 'succeeded'::text, 'retried'::text, 'dead_lettered'::text])))
+)
+WITH (fillfactor='80');
+COMMENT ON TABLE store.traffic_minutes IS 'What happened per minute, tenant and source, so that nothing has to count jobs. Services add up in memory and write once a second: a killed one loses its last second.';
+COMMENT ON COLUMN store.traffic_minutes.minute IS 'Start of the minute.';
+COMMENT ON COLUMN store.traffic_minutes.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN store.traffic_minutes.source IS 'The source.';
+COMMENT ON COLUMN store.traffic_minutes.what IS 'accepted and duplicate: deliveries; succeeded, retried and dead_lettered: runs that ended so.';
+COMMENT ON COLUMN store.traffic_minutes.count IS 'How many.';
+CREATE VIEW relayforge.tenant_usage AS
+ SELECT t.slug AS tenant,
+    t.id AS tenant_id,
+    t.status,
+    d.day,
+    COALESCE(u.used, (0)::bigint) AS used,
+    COALESCE(t.daily_quota, k.default_daily_quota) AS daily_quota,
+    GREATEST((COALESCE(t.daily_quota, k.default_daily_quota) - COALESCE(u.used, (0)::bigint)), (0)::bigint) AS remaining,
+    t.quota_policy,
+    COALESCE(m.accepted, (0)::numeric) AS accepted_last_hour,
+    COALESCE(m.duplicates, (0)::numeric) AS duplicates_last_hour,
+    COALESCE(m.succeeded, (0)::numeric) AS succeeded_last_hour,
+    COALESCE(m.retried, (0)::numeric) AS retried_last_hour,
+    COALESCE(m.dead_lettered, (0)::numeric) AS dead_lettered_last_hour
+   FROM ((((store.tenants t
+     CROSS JOIN store.upkeep k)
+     CROSS JOIN LATERAL ( SELECT ((statement_timestamp() AT TIME ZONE 'UTC'::text))::date AS day) d)
+     LEFT JOIN store.tenant_daily_quota_usage u ON (((u.tenant_id = t.id) AND (u.day = d.day))))
+     LEFT JOIN ( SELECT q.tenant_id,
+            sum(q.count) FILTER (WHERE (q.what = 'accepted'::text)) AS accepted,
+            sum(q.count) FILTER (WHERE (q.what = 'duplicate'::text)) AS duplicates,
+            sum(q.count) FILTER (WHERE (q.what = 'succeeded'::text)) AS succeeded,
+            sum(q.count) FILTER (WHERE (q.what = 'retried'::text)) AS retried,
+            sum(q.count) FILTER (WHERE (q.what = 'dead_lettered'::text)) AS dead_lettered
+           FROM store.traffic_minutes q
+          WHERE (q.minute > (statement_timestamp() - '01:00:00'::interval))
+          GROUP BY q.tenant_id) m ON ((m.tenant_id = t.id)));
+COMMENT ON VIEW relayforge.tenant_usage IS 'Each tenant''s quota of this UTC day, and its traffic of the last hour.';
+COMMENT ON COLUMN relayforge.tenant_usage.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.tenant_usage.tenant_id IS 'The tenant''s id.';
+COMMENT ON COLUMN relayforge.tenant_usage.status IS 'active or suspended.';
+COMMENT ON COLUMN relayforge.tenant_usage.day IS 'The UTC day.';
+COMMENT ON COLUMN relayforge.tenant_usage.used IS 'New events accepted that day. Above the quota where some are held.';
+COMMENT ON COLUMN relayforge.tenant_usage.daily_quota IS 'The tenant''s quota, or the default that the API was last configured with.';
+COMMENT ON COLUMN relayforge.tenant_usage.remaining IS 'New events that are accepted without being held until UTC midnight.';
+COMMENT ON COLUMN relayforge.tenant_usage.quota_policy IS 'What becomes of events over the quota: reject or hold.';
+COMMENT ON COLUMN relayforge.tenant_usage.accepted_last_hour IS 'New events of the last hour. A service that is killed loses the counts of its last second.';
+COMMENT ON COLUMN relayforge.tenant_usage.duplicates_last_hour IS 'Duplicates of the last hour.';
+COMMENT ON COLUMN relayforge.tenant_usage.succeeded_last_hour IS 'Runs of the last hour that succeeded.';
+COMMENT ON COLUMN relayforge.tenant_usage.retried_last_hour IS 'Runs of the last hour that failed and are tried again.';
+COMMENT ON COLUMN relayforge.tenant_usage.dead_lettered_last_hour IS 'Jobs that a run''s failure gave up in the last hour.';
+CREATE VIEW relayforge.traffic AS
+ SELECT m.minute,
+    t.slug AS tenant,
+    m.source,
+    m.what,
+    m.count
+   FROM (store.traffic_minutes m
+     LEFT JOIN store.tenants t ON ((t.id = m.tenant_id)));
+COMMENT ON VIEW relayforge.traffic IS 'Deliveries and runs per minute, tenant and source, for the last two days. Narrow by minute.';
+COMMENT ON COLUMN relayforge.traffic.minute IS 'Start of the minute.';
+COMMENT ON COLUMN relayforge.traffic.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.traffic.source IS 'The source.';
+COMMENT ON COLUMN relayforge.traffic.what IS 'accepted and duplicate: deliveries; succeeded, retried and dead_lettered: runs that ended so.';
+COMMENT ON COLUMN relayforge.traffic.count IS 'How many. A service that is killed loses the counts of its last second.';
+CREATE TABLE store.admin_api_keys (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    role text NOT NULL,
+    key_sha256 bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT admin_api_keys_key_sha256_length CHECK ((length(key_sha256) = 32)),
+    CONSTRAINT admin_api_keys_name_length CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT admin_api_keys_role_known CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'admin'::text])))
+);
+COMMENT ON TABLE store.admin_api_keys IS 'Keys of the admin API. Only their hashes: a key is random, 32 bytes, so a fast hash is enough.';
+COMMENT ON COLUMN store.admin_api_keys.id IS 'UUIDv7 of the key, safe to show.';
+COMMENT ON COLUMN store.admin_api_keys.name IS 'Whose key it is, for people.';
+COMMENT ON COLUMN store.admin_api_keys.role IS 'viewer reads, operator acts on jobs, admin configures.';
+COMMENT ON COLUMN store.admin_api_keys.key_sha256 IS 'SHA-256 of the key.';
+COMMENT ON COLUMN store.admin_api_keys.created_at IS 'When it was made.';
+COMMENT ON COLUMN store.admin_api_keys.revoked_at IS 'From when on it opens nothing; null while it is valid.';
+CREATE TABLE store.admin_audit_log (
+    id uuid NOT NULL,
+    actor text NOT NULL,
+    db_user text NOT NULL,
+    action text NOT NULL,
+    target text NOT NULL,
+    reason text NOT NULL,
+    detail jsonb NOT NULL,
+    CONSTRAINT admin_audit_log_actor_length CHECK (((length(actor) >= 1) AND (length(actor) <= 200))),
+    CONSTRAINT admin_audit_log_reason_length CHECK (((length(reason) >= 1) AND (length(reason) <= 2000)))
+);
+COMMENT ON TABLE store.admin_audit_log IS 'Who changed what, and why. Written in the transaction of the change; append-only for every role.';
+COMMENT ON COLUMN store.admin_audit_log.id IS 'UUIDv7 from the database''s clock; its time is when it happened.';
+COMMENT ON COLUMN store.admin_audit_log.actor IS 'Who: the admin key, or the database role when it was done from psql.';
+COMMENT ON COLUMN store.admin_audit_log.db_user IS 'The database role that was logged in.';
+COMMENT ON COLUMN store.admin_audit_log.action IS 'What was done: the function''s name.';
+COMMENT ON COLUMN store.admin_audit_log.target IS 'What it was done to: a kind and an id, for example tenant/0192….';
+COMMENT ON COLUMN store.admin_audit_log.reason IS 'Why, in the actor''s words.';
+COMMENT ON COLUMN store.admin_audit_log.detail IS 'What else there is to know, for example how many jobs.';
+CREATE TABLE store.code_objects (
+    path text NOT NULL,
+    name text NOT NULL,
+    checksum bytea NOT NULL
+);
+COMMENT ON TABLE store.code_objects IS 'The functions, procedures and views that the migrator made, with the checksum of the file each came from.';
+COMMENT ON COLUMN store.code_objects.path IS 'The file, below the package sql.';
+COMMENT ON COLUMN store.code_objects.name IS 'The object, in schema relayforge.';
+COMMENT ON COLUMN store.code_objects.checksum IS 'SHA-256 of the file: an unchanged object is not touched.';
+CREATE TABLE store.dedup_ledger (
+    digest bytea NOT NULL,
+    event_id uuid NOT NULL,
+    duplicates integer DEFAULT 0 NOT NULL,
+    by_hash boolean NOT NULL,
+    CONSTRAINT dedup_ledger_digest_length CHECK ((length(digest) = 16))
+)
+PARTITION BY HASH (digest);
+COMMENT ON TABLE store.dedup_ledger IS 'Which events are known. Its row is the lock that two deliveries of one event meet at. Expiry is read from the time in event_id.';
+COMMENT ON COLUMN store.dedup_ledger.digest IS 'First 16 bytes of SHA-256 over tenant, source and dedup key: a text key would cost 2.5 times the space.';
+COMMENT ON COLUMN store.dedup_ledger.event_id IS 'The event: the id of its first delivery.';
+COMMENT ON COLUMN store.dedup_ledger.duplicates IS 'Deliveries of it that were answered as duplicates.';
+COMMENT ON COLUMN store.dedup_ledger.by_hash IS 'Whether the key is a hash of the body: such a key lives for DEDUP__HASH_WINDOW_SECONDS, others for DEDUP__WINDOW_DAYS.';
+CREATE TABLE store.purge_positions (
+    relation text NOT NULL,
+    page bigint NOT NULL,
+    pass_ended_at timestamp with time zone
+);
+COMMENT ON TABLE store.purge_positions IS 'How far the purge of each table has come. One that is killed goes on where it was.';
+COMMENT ON COLUMN store.purge_positions.relation IS 'The table, in schema store.';
+COMMENT ON COLUMN store.purge_positions.page IS 'The first page that the present pass has not looked at; 0 between passes.';
+COMMENT ON COLUMN store.purge_positions.pass_ended_at IS 'When the last pass ended; null before the first has.';
 CREATE TABLE store.refinery_schema_history (
     version integer NOT NULL,
     name character varying(255),
@@ -1095,85 +2370,12 @@ COMMENT ON COLUMN store.stripe_event_idempotency.source IS 'The source. In the k
 COMMENT ON COLUMN store.stripe_event_idempotency.provider_event_id IS 'The provider''s id of the event.';
 COMMENT ON COLUMN store.stripe_event_idempotency.event_id IS 'Our id of the event.';
 COMMENT ON COLUMN store.stripe_event_idempotency.signature_timestamp IS 'A delivery that was not signed after this is a replay. -infinity where the scheme has no timestamp.';
-CREATE TABLE store.tenant_daily_quota_usage (
-    tenant_id uuid NOT NULL,
-    day date NOT NULL,
-    used bigint NOT NULL
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500');
-COMMENT ON TABLE store.tenant_daily_quota_usage IS 'New events accepted per tenant and UTC day. Ingest holds the row''s lock for its transaction.';
-COMMENT ON COLUMN store.tenant_daily_quota_usage.tenant_id IS 'The tenant.';
-COMMENT ON COLUMN store.tenant_daily_quota_usage.day IS 'The UTC day, by the database''s clock.';
-COMMENT ON COLUMN store.tenant_daily_quota_usage.used IS 'New events accepted that day; a duplicate or a rejection adds nothing.';
-CREATE TABLE store.tenant_provider_secrets (
-    id uuid NOT NULL,
-    tenant_id uuid NOT NULL,
-    source text NOT NULL,
-    ciphertext bytea NOT NULL,
-    master_key_id text NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    retired_at timestamp with time zone,
-    CONSTRAINT tenant_provider_secrets_ciphertext_length CHECK (((length(ciphertext) >= 29) AND (length(ciphertext) <= 4096))),
-    CONSTRAINT tenant_provider_secrets_master_key_id_form CHECK ((master_key_id ~ '^[0-9a-f]{16}$'::text))
-);
-COMMENT ON TABLE store.tenant_provider_secrets IS 'Signing secrets, sealed. Several versions may be valid at once while one is rotated out.';
-COMMENT ON COLUMN store.tenant_provider_secrets.id IS 'UUIDv7; the newest of a (tenant, source) is the current version.';
-COMMENT ON COLUMN store.tenant_provider_secrets.tenant_id IS 'Whose secret it is.';
-COMMENT ON COLUMN store.tenant_provider_secrets.source IS 'Whose webhooks it verifies.';
-COMMENT ON COLUMN store.tenant_provider_secrets.ciphertext IS 'AES-256-GCM: 12 bytes nonce, then ciphertext and tag; bound to tenant, source and id as associated data.';
-COMMENT ON COLUMN store.tenant_provider_secrets.master_key_id IS 'First 8 bytes of SHA-256 of the master key that sealed it, in hex.';
-COMMENT ON COLUMN store.tenant_provider_secrets.created_at IS 'When the version was added.';
-COMMENT ON COLUMN store.tenant_provider_secrets.retired_at IS 'From when on it verifies nothing; null while it is valid.';
-CREATE TABLE store.webhook_inbox (
-    id uuid NOT NULL,
-    event_id uuid NOT NULL,
-    tenant_id uuid NOT NULL,
-    source text NOT NULL,
-    provider_event_id text,
-    event_type text NOT NULL,
-    body bytea,
-    body_sha256 bytea NOT NULL,
-    headers jsonb NOT NULL,
-    signature_timestamp timestamp with time zone,
-    secret_id uuid,
-    correlation_id text NOT NULL,
-    trace_context jsonb
-)
-PARTITION BY RANGE (id);
-COMMENT ON TABLE store.webhook_inbox IS 'Every webhook that was answered 2xx, as it came. Append-only.';
-COMMENT ON COLUMN store.webhook_inbox.id IS 'UUIDv7 of this delivery, from the database''s clock; its time is when it was received.';
-COMMENT ON COLUMN store.webhook_inbox.event_id IS 'The event: the id of its first delivery. Equal to id on that one.';
-COMMENT ON COLUMN store.webhook_inbox.tenant_id IS 'The tenant it was sent to.';
-COMMENT ON COLUMN store.webhook_inbox.source IS 'The source it was sent to.';
-COMMENT ON COLUMN store.webhook_inbox.provider_event_id IS 'The event''s id in the provider''s own numbering, if it has one.';
-COMMENT ON COLUMN store.webhook_inbox.event_type IS 'What happened, in the provider''s words (for example invoice.paid).';
-COMMENT ON COLUMN store.webhook_inbox.body IS 'The bytes that were signed. Null on a duplicate whose bytes are those of the first delivery.';
-COMMENT ON COLUMN store.webhook_inbox.body_sha256 IS 'SHA-256 of the bytes.';
-COMMENT ON COLUMN store.webhook_inbox.headers IS 'Allow-listed request headers; no signature, no credential.';
-COMMENT ON COLUMN store.webhook_inbox.signature_timestamp IS 'When the provider signed it, where its scheme says so.';
-COMMENT ON COLUMN store.webhook_inbox.secret_id IS 'The secret version that verified it; null for one from the environment.';
-COMMENT ON COLUMN store.webhook_inbox.correlation_id IS 'Joins log lines, from the request to the last retry.';
-COMMENT ON COLUMN store.webhook_inbox.trace_context IS 'W3C traceparent, tracestate and baggage, if the request was traced.';
-CREATE TABLE store.webhook_rejections (
-    hour timestamp with time zone NOT NULL,
-    cause text NOT NULL,
-    source text NOT NULL,
-    tenant_id uuid,
-    count bigint NOT NULL,
-    last_at timestamp with time zone NOT NULL,
-    CONSTRAINT webhook_rejections_cause_form CHECK ((cause ~ '^[a-z_]{1,63}$'::text))
-);
-COMMENT ON TABLE store.webhook_rejections IS 'How many webhooks were refused, per hour and cause. Counts only: nothing of what an unsigned caller sent.';
-COMMENT ON COLUMN store.webhook_rejections.hour IS 'Start of the UTC hour.';
-COMMENT ON COLUMN store.webhook_rejections.cause IS 'The code of the problem that was answered (for example signature_mismatch).';
-COMMENT ON COLUMN store.webhook_rejections.source IS 'The source, or an empty text where the request named none that exists.';
-COMMENT ON COLUMN store.webhook_rejections.tenant_id IS 'The tenant, null where the request named none that exists.';
-COMMENT ON COLUMN store.webhook_rejections.count IS 'Rejections in that hour.';
-COMMENT ON COLUMN store.webhook_rejections.last_at IS 'When the last of them was counted.';
 ALTER TABLE ONLY store.admin_api_keys
     ADD CONSTRAINT admin_api_keys_key_sha256_key UNIQUE (key_sha256);
 ALTER TABLE ONLY store.admin_api_keys
     ADD CONSTRAINT admin_api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY store.admin_audit_log
+    ADD CONSTRAINT admin_audit_log_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY store.code_objects
     ADD CONSTRAINT code_objects_name_key UNIQUE (name);
 ALTER TABLE ONLY store.code_objects
@@ -1190,10 +2392,16 @@ ALTER TABLE ONLY store.open_jobs
     ADD CONSTRAINT open_jobs_pkey PRIMARY KEY (job_id);
 ALTER TABLE ONLY store.outbox_messages
     ADD CONSTRAINT outbox_messages_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY store.purge_positions
+    ADD CONSTRAINT purge_positions_pkey PRIMARY KEY (relation);
 ALTER TABLE ONLY store.refinery_schema_history
     ADD CONSTRAINT refinery_schema_history_pkey PRIMARY KEY (version);
+ALTER TABLE ONLY store.rejected_replays
+    ADD CONSTRAINT rejected_replays_pkey PRIMARY KEY (tenant_id, source, provider_event_id);
 ALTER TABLE ONLY store.relay_sleepers
     ADD CONSTRAINT relay_sleepers_pkey PRIMARY KEY (relay_id);
+ALTER TABLE ONLY store.secret_usage
+    ADD CONSTRAINT secret_usage_pkey PRIMARY KEY (secret_id);
 ALTER TABLE ONLY store.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY store.stripe_event_idempotency
@@ -1206,10 +2414,18 @@ ALTER TABLE ONLY store.tenants
     ADD CONSTRAINT tenants_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY store.tenants
     ADD CONSTRAINT tenants_slug_key UNIQUE (slug);
+ALTER TABLE store.tenants
+    ADD CONSTRAINT tenants_slug_not_an_id CHECK ((slug !~ '^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$'::text)) NOT VALID;
+ALTER TABLE ONLY store.traffic_minutes
+    ADD CONSTRAINT traffic_minutes_pkey PRIMARY KEY (minute, tenant_id, source, what);
+ALTER TABLE ONLY store.upkeep
+    ADD CONSTRAINT upkeep_pkey PRIMARY KEY (singleton);
 ALTER TABLE ONLY store.webhook_inbox
     ADD CONSTRAINT webhook_inbox_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY store.webhook_rejections
     ADD CONSTRAINT webhook_rejections_key UNIQUE NULLS NOT DISTINCT (hour, cause, source, tenant_id);
+CREATE INDEX admin_audit_log_target_idx ON store.admin_audit_log USING btree (target, id);
+CREATE INDEX dead_jobs_dead_at_idx ON store.dead_jobs USING btree (dead_at);
 CREATE INDEX dead_jobs_tenant_id_dead_at_idx ON store.dead_jobs USING btree (tenant_id, dead_at);
 CREATE INDEX job_log_job_id_idx ON ONLY store.job_log USING btree (job_id);
 CREATE INDEX jobs_event_id_idx ON ONLY store.jobs USING btree (event_id);
@@ -1217,6 +2433,8 @@ CREATE INDEX jobs_tenant_id_id_idx ON ONLY store.jobs USING btree (tenant_id, id
 CREATE INDEX outbox_messages_claim_idx ON store.outbox_messages USING btree (target, next_attempt_at, id);
 CREATE INDEX tenant_provider_secrets_tenant_id_source_idx ON store.tenant_provider_secrets USING btree (tenant_id, source);
 CREATE INDEX webhook_inbox_duplicates_idx ON ONLY store.webhook_inbox USING btree (event_id) WHERE (event_id <> id);
+CREATE TRIGGER admin_audit_log_append_only BEFORE DELETE OR UPDATE ON store.admin_audit_log FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
+CREATE TRIGGER admin_audit_log_no_truncate BEFORE TRUNCATE ON store.admin_audit_log FOR EACH STATEMENT EXECUTE FUNCTION store.refuse_change();
 CREATE TRIGGER sources_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.sources FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenant_provider_secrets_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenant_provider_secrets FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenants_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenants FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
@@ -1231,43 +2449,82 @@ GRANT USAGE ON SCHEMA relayforge TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.add_secret(p_id uuid, p_tenant_id uuid, p_source text, p_ciphertext bytea, p_master_key_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) TO relayforge_relay;
 REVOKE ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) TO relayforge_api;
+GRANT ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.count_outbox() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.count_outbox() TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.create_admin_key(p_name text, p_role text, p_key_sha256 bytea) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.create_source(p_name text, p_kind text, p_dedup text, p_replay_policy text, p_job_kind text, p_fanout boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.create_tenant(p_slug text, p_name text, p_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.dead_letter_jobs(p_job_ids uuid[], p_causes text[], p_errors text[], p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup_key text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_api;
-GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_relay;
-GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_consumer;
 GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.erase_events(p_event_ids uuid[], p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint, IN p_actor text, IN p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint, IN p_actor text, IN p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) TO relayforge_api;
+REVOKE ALL ON FUNCTION relayforge.inspect_queue() FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.inspect_queue() TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.list_partitions() FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.list_partitions() TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.load_secrets(p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.load_secrets(p_now timestamp with time zone) TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.load_sources() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.load_sources() TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.load_tenants() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.load_tenants() TO relayforge_api;
+REVOKE ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_api;
+GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_relay;
+GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) TO relayforge_relay;
-REVOKE ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_now timestamp with time zone) TO relayforge_api;
+REVOKE ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_api;
+GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_relay;
+GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[], p_sample_details text[], p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[], p_sample_details text[], p_now timestamp with time zone) TO relayforge_api;
+REVOKE ALL ON FUNCTION relayforge.record_secret_usage(p_secret_ids uuid[], p_uses bigint[], p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.record_secret_usage(p_secret_ids uuid[], p_uses bigint[], p_now timestamp with time zone) TO relayforge_api;
+REVOKE ALL ON FUNCTION relayforge.record_traffic(p_tenant_ids uuid[], p_sources text[], p_whats text[], p_counts bigint[], p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.record_traffic(p_tenant_ids uuid[], p_sources text[], p_whats text[], p_counts bigint[], p_now timestamp with time zone) TO relayforge_api;
+GRANT ALL ON FUNCTION relayforge.record_traffic(p_tenant_ids uuid[], p_sources text[], p_whats text[], p_counts bigint[], p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.relay_sleep(p_relay_id uuid, p_wakes_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.relay_sleep(p_relay_id uuid, p_wakes_at timestamp with time zone) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.relay_wake(p_relay_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.relay_wake(p_relay_id uuid) TO relayforge_relay;
+REVOKE ALL ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.schema_code() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_relay;
@@ -1279,6 +2536,10 @@ REVOKE ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts intege
 GRANT ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) TO relayforge_api;
+GRANT ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) TO relayforge_relay;
+GRANT ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.uuid7(p_at timestamp with time zone, p_seq integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) TO relayforge_dba;
@@ -1288,6 +2549,19 @@ REVOKE ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION store.notify_config_change() FROM PUBLIC;
+REVOKE ALL ON FUNCTION store.refuse_change() FROM PUBLIC;
+GRANT SELECT ON TABLE relayforge.dead_letters TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.event_timeline TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.job_overview TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.outbox_backlog TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.partition_health TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.queue_health TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.rejections TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.replays TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.schema_version TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.secret_usage TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.stuck_jobs TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.tenant_usage TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.traffic TO relayforge_dba;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use observability::{AppEnv, ServiceConfig, TelemetryConfig};
 use sql::secret::MasterKeys;
-use sql::upkeep::PartitionConfig;
+use sql::upkeep::UpkeepSettings;
 use sql::{DatabaseConfig, Secret};
 use uuid::Uuid;
 
@@ -33,9 +33,9 @@ pub struct ApiConfig {
     /// Batching and deduplication.
     #[command(flatten)]
     pub ingest: IngestConfig,
-    /// Partitions.
+    /// How long things are kept.
     #[command(flatten)]
-    pub partitions: PartitionConfig,
+    pub retention: RetentionConfig,
     /// Keys of the secrets at rest.
     #[command(flatten)]
     pub secrets: SecretsConfig,
@@ -195,12 +195,32 @@ pub struct IngestConfig {
     #[arg(long = "DEDUP__HASH_WINDOW_SECONDS", env = "DEDUP__HASH_WINDOW_SECONDS",
           hide_env_values = true, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
     pub hash_window_seconds: u32,
-
-    /// How long jobs are kept at least, in days: bounds DEDUP__WINDOW_DAYS.
-    #[arg(long = "RETENTION__JOBS_DAYS", env = "RETENTION__JOBS_DAYS",
-          hide_env_values = true, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3650))]
-    pub retention_jobs_days: u16,
 }
+
+/// How long things are kept. The API notes it in the database, where upkeep reads it, whoever runs that.
+#[derive(clap::Args, Debug, Clone)]
+pub struct RetentionConfig {
+    /// How long deliveries are kept at least, in days: to the end of their partition. A job that is still open a day
+    /// before is given up as expired.
+    #[arg(long = "RETENTION__INBOX_DAYS", env = "RETENTION__INBOX_DAYS",
+          hide_env_values = true, default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub inbox_days: u16,
+
+    /// How long jobs and their log are kept at least, in days. Above RETENTION__INBOX_DAYS.
+    #[arg(long = "RETENTION__JOBS_DAYS", env = "RETENTION__JOBS_DAYS",
+          hide_env_values = true, default_value_t = 30, value_parser = clap::value_parser!(u16).range(2..=3650))]
+    pub jobs_days: u16,
+
+    /// How long a new partition of inbox, jobs and their log is, `day` or `week`.
+    #[arg(long = "PARTITION__INTERVAL", env = "PARTITION__INTERVAL", hide_env_values = true,
+          default_value = "day", value_parser = ["day", "week"])]
+    pub partition_interval: String,
+}
+
+/// Partitions of one table that may be live: every query plans over all of them. 14 days are made ahead, and one that
+/// began before the first day kept and one after the last.
+const MAX_PARTITIONS: u16 = 120;
+const DAYS_AHEAD: u16 = 14;
 
 /// Keys of the secrets at rest.
 #[derive(clap::Args, Debug, Clone)]
@@ -230,13 +250,7 @@ impl ServiceConfig for ApiConfig {
 
     fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
-        if self.ingest.dedup_window_days > self.ingest.retention_jobs_days {
-            return Err(format!(
-                "DEDUP__WINDOW_DAYS ({}) is above RETENTION__JOBS_DAYS ({}): a duplicate would be answered with a job \
-                 that is gone",
-                self.ingest.dedup_window_days, self.ingest.retention_jobs_days
-            ));
-        }
+        self.validate_retention()?;
         if self.ingest.queue_bytes < self.hardening.max_body_bytes {
             return Err(format!(
                 "INGEST__QUEUE_BYTES ({}) is below HARDENING__MAX_BODY_BYTES ({}): a body of that size would never be taken",
@@ -256,6 +270,60 @@ impl ServiceConfig for ApiConfig {
 }
 
 impl ApiConfig {
+    fn validate_retention(&self) -> Result<(), String> {
+        let RetentionConfig {
+            inbox_days,
+            jobs_days,
+            partition_interval,
+        } = &self.retention;
+        if jobs_days <= inbox_days {
+            return Err(format!(
+                "RETENTION__JOBS_DAYS ({jobs_days}) is not above RETENTION__INBOX_DAYS ({inbox_days}): jobs outlive \
+                 their events"
+            ));
+        }
+        for (variable, value, seconds) in [
+            (
+                "DEDUP__WINDOW_DAYS",
+                u32::from(self.ingest.dedup_window_days),
+                86_400 * u32::from(self.ingest.dedup_window_days),
+            ),
+            (
+                "DEDUP__HASH_WINDOW_SECONDS",
+                self.ingest.hash_window_seconds,
+                self.ingest.hash_window_seconds,
+            ),
+        ] {
+            if seconds > 86_400 * u32::from(*jobs_days) {
+                return Err(format!(
+                    "{variable} ({value}) is above RETENTION__JOBS_DAYS ({jobs_days}): a duplicate would be answered \
+                     with a job that is gone"
+                ));
+            }
+        }
+        let length = if partition_interval == "week" { 7 } else { 1 };
+        let partitions = (jobs_days + DAYS_AHEAD) / length + 2;
+        if partitions > MAX_PARTITIONS {
+            return Err(format!(
+                "RETENTION__JOBS_DAYS ({jobs_days}) makes {partitions} partitions of a {partition_interval} \
+                 (PARTITION__INTERVAL), and {MAX_PARTITIONS} may be live"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What upkeep is told.
+    pub fn upkeep_settings(&self) -> UpkeepSettings {
+        UpkeepSettings {
+            partition_interval: self.retention.partition_interval.clone(),
+            inbox_days: self.retention.inbox_days,
+            jobs_days: self.retention.jobs_days,
+            dedup_window: self.ingest.dedup_window(),
+            hash_window: self.ingest.hash_window(),
+            default_daily_quota: self.hardening.tenant_daily_quota,
+        }
+    }
+
     /// The keys that open tenants' secrets; none without `SECRETS__MASTER_KEY`.
     ///
     /// # Errors
@@ -321,6 +389,16 @@ impl IngestConfig {
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
+
+    /// How long an event is known by its provider's id.
+    pub fn dedup_window(&self) -> Duration {
+        Duration::from_secs(86_400 * u64::from(self.dedup_window_days))
+    }
+
+    /// How long an event is known by the hash of its body.
+    pub fn hash_window(&self) -> Duration {
+        Duration::from_secs(u64::from(self.hash_window_seconds))
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +432,10 @@ mod tests {
             ("DATABASE__URL", "mysql://hunter2@localhost"),
             ("SECRETS__MASTER_KEY", "hunter2"),
             ("PARTITION__INTERVAL", "month"),
+            ("RETENTION__JOBS_DAYS", "14"),
+            ("RETENTION__JOBS_DAYS", "105"),
+            ("RETENTION__INBOX_DAYS", "30"),
+            ("DEDUP__HASH_WINDOW_SECONDS", "2592001"),
             ("INGEST__QUEUE_BYTES", "1024"),
             ("APP_ENV", "staging"),
         ] {

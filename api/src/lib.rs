@@ -13,4 +13,6 @@ pub mod rejections;
 pub mod server;
 pub mod signature;
 pub mod telemetry;
+pub mod traffic;
+mod unwritten;
 pub mod webhooks;

@@ -1,21 +1,24 @@
-//! Counts what was refused: in memory, and once a second in `webhook_rejections`. Only causes, and tenants and sources
-//! that exist, so that a hostile sender can't make rows.
+//! Counts what was refused, by cause: for the metric, and for `webhook_rejections`. Only tenants and sources that exist,
+//! so that a hostile sender can't make rows; of its body a sample only if it was signed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-use sql::Pool;
-use sql::ingest::{RejectionCount, record_rejections};
-use tokio_util::sync::CancellationToken;
+use sql::ingest::{RejectedSample, RejectionCount, record_rejections};
+use sql::{DbError, Pool};
 use uuid::Uuid;
 
-/// How often counts are written.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
+use crate::unwritten::Unwritten;
+
+/// Samples that wait to be written; the first of each kind is enough.
+const MAX_SAMPLES: usize = 256;
+
+/// Bytes of a body that a sample keeps.
+const SAMPLE_BYTES: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabel {
@@ -23,17 +26,18 @@ struct CauseLabel {
 }
 
 /// What a rejection is counted under.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     cause: &'static str,
     source: String,
     tenant_id: Option<Uuid>,
 }
 
-/// Counters of rejections. Clones share them.
-#[derive(Debug, Clone, Default)]
+/// Counters of rejections.
+#[derive(Debug, Default)]
 pub struct Rejections {
-    unwritten: Arc<Mutex<HashMap<Key, i64>>>,
+    unwritten: Unwritten<Key>,
+    samples: Mutex<HashMap<Key, RejectedSample>>,
     total: Family<CauseLabel, Counter>,
 }
 
@@ -55,29 +59,36 @@ impl Rejections {
             source: source.unwrap_or_default().to_owned(),
             tenant_id,
         };
-        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-        *unwritten.entry(key).or_default() += 1;
+        self.unwritten.add(key, 1);
     }
 
-    /// Writes the counts once a second until `stop`, and once more then.
-    pub async fn keep_written(self, pool: Pool, stop: CancellationToken) {
-        loop {
-            let stopped = tokio::select! {
-                () = stop.cancelled() => true,
-                () = tokio::time::sleep(FLUSH_EVERY) => false,
+    /// Keeps the start of a body whose signature was right, as the sample of what is counted next to it.
+    pub fn sample(&self, cause: &'static str, source: &str, tenant_id: Uuid, body: &[u8], detail: &str) {
+        let key = Key {
+            cause,
+            source: source.to_owned(),
+            tenant_id: Some(tenant_id),
+        };
+        let mut samples = self.samples();
+        if samples.len() < MAX_SAMPLES && !samples.contains_key(&key) {
+            let sample = RejectedSample {
+                body: body[..body.len().min(SAMPLE_BYTES)].to_vec(),
+                detail: detail.to_owned(),
             };
-            self.flush(&pool).await;
-            if stopped {
-                return;
-            }
+            samples.insert(key, sample);
         }
     }
 
-    async fn flush(&self, pool: &Pool) {
-        let taken = std::mem::take(&mut *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Writes what was counted since the last call. What can't be written is counted on.
+    ///
+    /// # Errors
+    /// [`DbError`] if it could not be written.
+    pub(crate) async fn write(&self, pool: &Pool) -> Result<(), DbError> {
+        let taken = self.unwritten.take();
         if taken.is_empty() {
-            return;
+            return Ok(());
         }
+        let mut samples = std::mem::take(&mut *self.samples());
         let counts: Vec<RejectionCount> = taken
             .iter()
             .map(|(key, count)| RejectionCount {
@@ -85,15 +96,17 @@ impl Rejections {
                 source: key.source.clone(),
                 tenant_id: key.tenant_id,
                 count: *count,
+                sample: samples.remove(key),
             })
             .collect();
+        // A sample that came before its count waits for it.
+        self.samples().extend(samples);
         let written = async { record_rejections(&pool.get().await?, &counts).await };
-        if let Err(error) = written.await {
-            tracing::warn!(%error, "rejections can't be written; they are counted on");
-            let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, count) in taken {
-                *unwritten.entry(key).or_default() += count;
-            }
-        }
+        written.await.inspect_err(|_| self.unwritten.give_back(taken))
+    }
+
+    fn samples(&self) -> MutexGuard<'_, HashMap<Key, RejectedSample>> {
+        // No code panics while holding it.
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

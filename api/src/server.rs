@@ -1,6 +1,7 @@
 //! The HTTP server: middleware order and the one route table. `run` is the life of the process: start, serve, drain.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
@@ -8,7 +9,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context as _;
 use observability::admin::{Readiness, get_or_head, health_response, metrics_response, ready_response};
-use observability::metrics::Encoder;
+use observability::metrics::{Encoder, PartitionHorizon};
 use sql::ingest::IngestRules;
 use sql::{Pool, upkeep};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,11 @@ use crate::rate_limit::{IngressLimiter, TenantLimiter};
 use crate::registry::{self, KeyMaterial, Registry};
 use crate::rejections::Rejections;
 use crate::telemetry::{RequestMetrics, request_telemetry};
+use crate::traffic::Traffic;
+use crate::unwritten::keep_written;
 use crate::webhooks;
 
-/// Connections that are not lanes: registry, waker, rejections, health.
+/// Connections that are not lanes: registry, waker, counts, health.
 const SPARE_CONNECTIONS: u16 = 4;
 
 /// What every handler shares.
@@ -39,7 +42,9 @@ pub struct AppState {
     /// The way into the database.
     pub ingest: Ingest,
     /// Counts of refusals.
-    pub rejections: Rejections,
+    pub rejections: Arc<Rejections>,
+    /// Counts of deliveries.
+    pub traffic: Arc<Traffic>,
     /// Request metrics.
     pub metrics: RequestMetrics,
     /// Whether this process can do its work.
@@ -134,7 +139,7 @@ fn start_tasks(
     stop: &CancellationToken,
 ) -> anyhow::Result<AppState> {
     let [database, schema] = upkeep::CHECKS;
-    let readiness = Readiness::new(&[database, schema, registry::CHECK]);
+    let readiness = Readiness::new(&[database, schema, registry::CHECK, upkeep::PARTITIONS]);
     let registry = Registry::default();
     let material = KeyMaterial {
         master_keys: config.master_keys().map_err(anyhow::Error::msg)?,
@@ -147,22 +152,18 @@ fn start_tasks(
         readiness.clone(),
         stop.clone(),
     ));
-    let rejections = Rejections::default();
-    tasks.spawn(rejections.clone().keep_written(pool.clone(), stop.clone()));
-    let report = {
-        let readiness = readiness.clone();
-        move |check, found: Result<(), &str>| readiness.set(check, found)
-    };
-    tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
-    tasks.spawn(upkeep::keep_partitions(
+    let (rejections, traffic) = (Arc::new(Rejections::default()), Arc::new(Traffic::default()));
+    tasks.spawn(keep_written(
+        Arc::clone(&rejections),
+        Arc::clone(&traffic),
         pool.clone(),
-        config.partitions.clone(),
         stop.clone(),
     ));
+    let horizon = start_upkeep(config, pool, &readiness, tasks, stop);
     let rules = IngestRules {
         default_daily_quota: config.hardening.tenant_daily_quota,
-        dedup_window: Duration::from_secs(86_400 * u64::from(config.ingest.dedup_window_days)),
-        hash_window: Duration::from_secs(u64::from(config.ingest.hash_window_seconds)),
+        dedup_window: config.ingest.dedup_window(),
+        hash_window: config.ingest.hash_window(),
     };
     let lanes = config.database.max_connections.saturating_sub(SPARE_CONNECTIONS);
     let ingest = Ingest::start(pool.clone(), config.ingest.clone(), rules, lanes, tasks, stop);
@@ -171,6 +172,7 @@ fn start_tasks(
     let metrics = RequestMetrics::default();
     metrics.register(&mut metric_registry);
     rejections.register(&mut metric_registry);
+    horizon.register(&mut metric_registry);
     metric_registry.register_collector(Box::new(crate::gauges::Gauges {
         registry: registry.clone(),
         ingest: ingest.clone(),
@@ -185,11 +187,41 @@ fn start_tasks(
         tenants: TenantLimiter::default(),
         ingest,
         rejections,
+        traffic,
         metrics,
         readiness,
         encoder: observability::metrics::encoder(metric_registry),
         config: config.clone(),
     })
+}
+
+fn start_upkeep(
+    config: &ApiConfig,
+    pool: &Pool,
+    readiness: &Readiness,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> PartitionHorizon {
+    let report = {
+        let readiness = readiness.clone();
+        move |check, found: Result<(), &str>| readiness.set(check, found)
+    };
+    tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    let horizon = PartitionHorizon::default();
+    let report = {
+        let (readiness, horizon) = (readiness.clone(), horizon.clone());
+        move |left: Duration| {
+            readiness.set_noted(upkeep::PARTITIONS, upkeep::check_horizon(left));
+            horizon.set(left);
+        }
+    };
+    tasks.spawn(upkeep::keep(
+        config.database.clone(),
+        Some(config.upkeep_settings()),
+        report,
+        stop.clone(),
+    ));
+    horizon
 }
 
 impl Running {

@@ -100,8 +100,13 @@ async fn accept(
         (sender, admission),
         state,
     )?;
+    let (tenant_id, secret_id) = (tenant.id, webhook.secret_id);
     let outcome = state.ingest.submit(webhook).await?;
     found.record(&outcome);
+    if let Ingested::Accepted { .. } | Ingested::Duplicate { .. } = outcome {
+        let new = matches!(outcome, Ingested::Accepted { .. });
+        state.traffic.count(tenant_id, &source.name, new, secret_id);
+    }
     answer(outcome, source, state)
 }
 
@@ -212,10 +217,18 @@ fn verified_webhook(
 
     let lookup = |name: &'static str| headers.get(name).map(HeaderValue::as_bytes);
     let event_headers = EventHeaders::from_lookup(lookup);
-    let envelope = inspect(source.kind, &event_headers, &body)?;
-    if source.event_id_required && envelope.provider_event_id.is_none() {
-        return Err(ApiError::EventIdRequired);
-    }
+    let envelope = inspect(source.kind, &event_headers, &body)
+        .map_err(ApiError::from)
+        .and_then(|envelope| match envelope.provider_event_id {
+            None if source.event_id_required => Err(ApiError::EventIdRequired),
+            _ => Ok(envelope),
+        })
+        .inspect_err(|error| {
+            let (_, cause) = error.verdict();
+            state
+                .rejections
+                .sample(cause, &source.name, tenant.id, &body, &error.to_string());
+        })?;
     let context = RequestContext::of(request);
     Ok(Webhook {
         tenant_id: tenant.id,

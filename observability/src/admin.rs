@@ -29,7 +29,8 @@ pub struct Readiness(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     draining: bool,
-    checks: BTreeMap<&'static str, Result<(), String>>,
+    /// What each found: passing, perhaps with a word of warning, or why not.
+    checks: BTreeMap<&'static str, Result<Option<String>, String>>,
 }
 
 /// The body of `/readyz`.
@@ -55,7 +56,13 @@ impl Readiness {
     /// Records what `check` found last. The reason is shown to whoever asks: no secrets, no addresses with
     /// passwords.
     pub fn set(&self, check: &'static str, found: Result<(), &str>) {
-        self.lock().checks.insert(check, found.map_err(ToOwned::to_owned));
+        self.set_noted(check, found.map(|()| None).map_err(ToOwned::to_owned));
+    }
+
+    /// As [`set`](Self::set), for a check that can pass with a warning: the process stays ready, and whoever looks
+    /// reads what will go wrong if nobody acts.
+    pub fn set_noted(&self, check: &'static str, found: Result<Option<String>, String>) {
+        self.lock().checks.insert(check, found);
     }
 
     /// From now on not ready, whatever the checks say: the first thing to do when asked to end, so that no
@@ -77,8 +84,11 @@ impl Readiness {
             (false, true) => "ready",
             (false, false) => "not_ready",
         };
-        let text =
-            |found: &Result<(), String>| found.as_ref().err().cloned().unwrap_or_else(|| "ok".to_owned());
+        let text = |found: &Result<Option<String>, String>| match found {
+            Ok(None) => "ok".to_owned(),
+            Ok(Some(warning)) => format!("ok, but {warning}"),
+            Err(why) => why.clone(),
+        };
         Report {
             status,
             checks: state

@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    metrics::{counter::ConstCounter, gauge::ConstGauge, gauge::Gauge},
     registry::Registry,
 };
 
@@ -39,6 +41,26 @@ pub fn encode(registry: &Registry) -> Result<String, fmt::Error> {
 /// An [`Encoder`] of a registry that is complete.
 pub fn encoder(registry: Registry) -> Encoder {
     Arc::new(move || encode(&registry))
+}
+
+/// For how long rows can still be stored. The alert on it fires days before they cannot. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct PartitionHorizon(Gauge<f64, AtomicU64>);
+
+impl PartitionHorizon {
+    /// Time until a table runs out of partitions.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "partition_horizon_seconds",
+            "Time until a table runs out of partitions, as of the last minute; about 14 days when all is well",
+            self.0.clone(),
+        );
+    }
+
+    /// What upkeep found last.
+    pub fn set(&self, left: Duration) {
+        self.0.set(left.as_secs_f64());
+    }
 }
 
 /// Reads `/proc/self` at each scrape: three small reads, and nothing to keep up to date in between. What

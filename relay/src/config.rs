@@ -6,7 +6,6 @@ use std::time::Duration;
 use clap::Parser;
 use observability::{ServiceConfig, TelemetryConfig};
 use sql::DatabaseConfig;
-use sql::upkeep::PartitionConfig;
 
 use crate::AmqpConfig;
 
@@ -30,9 +29,6 @@ pub struct Config {
     /// The database.
     #[command(flatten)]
     pub database: DatabaseConfig,
-    /// Partitions.
-    #[command(flatten)]
-    pub partitions: PartitionConfig,
     /// Logs and traces.
     #[command(flatten)]
     pub telemetry: TelemetryConfig,

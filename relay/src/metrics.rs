@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use observability::metrics::Encoder;
+use observability::metrics::{Encoder, PartitionHorizon};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -40,6 +40,8 @@ pub struct RelayMetrics {
     published: Family<TargetLabel, Counter>,
     not_published: Family<OutcomeLabels, Counter>,
     batches: Family<TargetLabel, Counter>,
+    /// For how long there are partitions.
+    pub(crate) horizon: PartitionHorizon,
     scraped: Arc<AtomicBool>,
 }
 
@@ -66,6 +68,7 @@ impl RelayMetrics {
             "Batches claimed and settled, by target",
             self.batches.clone(),
         );
+        self.horizon.register(&mut registry);
         let (encode, scraped) = (
             observability::metrics::encoder(registry),
             Arc::clone(&self.scraped),

@@ -69,7 +69,7 @@ impl Shared {
 /// If the configuration can't be used or the listener can't be bound. A database or broker that is away is no error.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let [database, schema] = upkeep::CHECKS;
-    let readiness = Readiness::new(&[database, schema, "broker"]);
+    let readiness = Readiness::new(&[database, schema, upkeep::PARTITIONS, "broker"]);
     let metrics = RelayMetrics::default();
     let admin_stop = CancellationToken::new();
     let encoder = metrics.encoder(observability::metrics::registry());
@@ -160,14 +160,19 @@ fn start_upkeep(
     stop: &CancellationToken,
 ) -> TaskTracker {
     let tasks = TaskTracker::new();
-    let readiness = readiness.clone();
-    let report = move |check, found: Result<(), &str>| readiness.set(check, found);
+    let report = {
+        let readiness = readiness.clone();
+        move |check, found: Result<(), &str>| readiness.set(check, found)
+    };
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
-    tasks.spawn(upkeep::keep_partitions(
-        pool.clone(),
-        config.partitions.clone(),
-        stop.clone(),
-    ));
+    let report = {
+        let (readiness, horizon) = (readiness.clone(), metrics.horizon.clone());
+        move |left: Duration| {
+            readiness.set_noted(upkeep::PARTITIONS, upkeep::check_horizon(left));
+            horizon.set(left);
+        }
+    };
+    tasks.spawn(upkeep::keep(config.database.clone(), None, report, stop.clone()));
     tasks.spawn(metrics.clone().keep_counting(pool.clone(), stop.clone()));
     tasks
 }

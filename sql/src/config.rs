@@ -15,6 +15,7 @@ pub(crate) const LOAD_SECRETS: &str =
 pub(crate) const CREATE_TENANT: &str = "select relayforge.create_tenant($1, $2, $3) as id";
 pub(crate) const CREATE_SOURCE: &str = "select relayforge.create_source($1, $2, $3, $4, $5, $6)";
 pub(crate) const ADD_SECRET: &str = "select relayforge.add_secret($1, $2, $3, $4, $5)";
+pub(crate) const RECORD_SECRET_USAGE: &str = "select relayforge.record_secret_usage($1, $2)";
 pub(crate) const NEW_ID: &str = "select relayforge.uuid7(clock_timestamp(), 0) as id";
 
 /// The channel that tells of changes to what this module loads.
@@ -210,5 +211,16 @@ pub async fn add_secret(client: &impl GenericClient, secret: &StoredSecret) -> R
             ],
         )
         .await?;
+    Ok(())
+}
+
+/// Adds up how many webhooks each secret version has verified since the last call.
+///
+/// # Errors
+/// [`DbError`]: nothing was added then.
+pub async fn record_secret_usage(client: &impl GenericClient, uses: &[(Uuid, i64)]) -> Result<(), DbError> {
+    let statement = client.prepare_cached(RECORD_SECRET_USAGE).await?;
+    let (ids, counts): (Vec<Uuid>, Vec<i64>) = uses.iter().copied().unzip();
+    client.execute(&statement, &[&ids, &counts]).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What operators and readiness probes ask the database. Wraps `functions/operators/` and `functions/partitions/`.
+//! What operators and readiness probes ask the database. Wraps `functions/operators/`.
 
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use crate::code_objects::CodeVersion;
 
 pub(crate) const SCHEMA_CODE: &str = "select epoch, fingerprint from relayforge.schema_code()";
 pub(crate) const CREATE_ADMIN_KEY: &str = "select relayforge.create_admin_key($1, $2, $3) as id";
-pub(crate) const ENSURE_PARTITIONS: &str = "select relayforge.ensure_partitions($1) as made";
 pub(crate) const JOB_OVERVIEW: &str =
     "select job_id, event_id, status, attempts, created_at, finished_at, last_error
        from relayforge.job_overview
@@ -52,18 +51,6 @@ pub async fn check_schema(client: &impl GenericClient) -> Result<(), DbError> {
         )),
         Err(error) => Err(error),
     }
-}
-
-/// Makes the partitions of the coming 14 days that are missing; returns how many. `interval` is `day` or `week`.
-///
-/// # Errors
-/// [`DbError::Locked`] if somebody holds a lock on a parent: try again later.
-pub async fn ensure_partitions(client: &impl GenericClient, interval: &str) -> Result<i32, DbError> {
-    let statement = client.prepare_cached(ENSURE_PARTITIONS).await?;
-    Ok(client
-        .query_one(&statement, &[&interval])
-        .await?
-        .try_get("made")?)
 }
 
 /// Makes a key of the admin API from its SHA-256 and returns its id; `role` is `viewer`, `operator` or `admin`.

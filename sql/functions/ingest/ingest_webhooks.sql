@@ -1,9 +1,10 @@
 -- Takes in N verified webhooks and answers each, in one transaction: replay, dedup, quota, inbox, job, outbox.
 -- All arrays are of one length; one row comes back for each element, in order.
 --
--- Outcomes: accepted; duplicate (the first ids, no job, no quota); replay (the first ids, nothing stored);
+-- Outcomes: accepted; duplicate (the first ids, no job, no quota); replay (the first ids, counted by event);
 -- over_quota (nothing stored, the dedup key stays free, retry_after_seconds until UTC midnight);
 -- unknown_tenant, suspended, unknown_source, event_id_required (nothing stored).
+-- Where the tenant's quota_policy is hold, up to one further quota is accepted, and its jobs are held until midnight.
 --
 -- Locks, in this order: quota rows by tenant, replay rows by key, ledger rows by digest; then only inserts. A quota row
 -- held by somebody else ends in 55P03 after the role's lock_timeout, and the API retries tenant by tenant.
@@ -33,6 +34,8 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
+  -- Differing bodies of duplicates that are kept of one event: they cost no quota, so they need a bound of their own.
+  c_bodies_per_event constant integer := 16;
   v_day constant date := (p_now at time zone 'UTC')::date;
   v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
   v_id_floor constant uuid := relayforge.uuid7_floor(p_now - p_dedup_window);
@@ -56,10 +59,11 @@ declare
   -- Sets.
   v_tenants uuid[];
   v_over_quota uuid[];
+  v_held uuid[];
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
-         array_agg(substring(sha256(uuid_send(q.tenant_id) || convert_to(q.source || ':' || q.dedup_key, 'UTF8')) for 16)),
+         array_agg(relayforge.dedup_digest(q.tenant_id, q.source, q.dedup_key)),
          array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
     into v_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
@@ -123,6 +127,7 @@ begin
            with ordinality as i(tenant_id, source, replay_key, digest, id, by_hash, ord)
     left join stripe_event_idempotency r
       on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+     and r.event_id >= v_id_floor
    where i.digest is not null
    order by i.digest, i.ord
   on conflict (digest) do update
@@ -142,19 +147,25 @@ begin
         left join dedup_ledger l on l.digest = i.digest
         left join stripe_event_idempotency r
           on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+         and r.event_id >= v_id_floor
        order by i.ord
     ) q;
 
-  -- Fresh events over the tenant's quota, by arrival; their keys are given back.
-  select array_agg(q.event_id) into v_over_quota
+  -- Fresh events over the tenant's quota, by arrival: held, where its policy is that and a second quota has room, or
+  -- refused; the keys of those are given back.
+  select array_agg(q.event_id) filter (where q.over > q.may_hold),
+         array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
+    into v_over_quota, v_held
     from (
-      select i.event_id, i.tenant_id, row_number() over (partition by i.tenant_id order by i.ord) as rank
+      select i.event_id,
+             row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
+             case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
         from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+        join tenants t on t.id = i.tenant_id
+       cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
+        join tenant_daily_quota_usage u on u.tenant_id = i.tenant_id and u.day = v_day
        where i.fresh
-    ) q
-    join tenants t on t.id = q.tenant_id
-    join tenant_daily_quota_usage u on u.tenant_id = q.tenant_id and u.day = v_day
-   where q.rank > coalesce(t.daily_quota, p_default_daily_quota) - u.used;
+    ) q;
   if v_over_quota is not null then
     delete from dedup_ledger l
      using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
@@ -201,7 +212,22 @@ begin
      group by i.tenant_id, i.source, i.replay_key, i.event_id
      order by i.tenant_id, i.source, i.replay_key
     on conflict (tenant_id, source, provider_event_id) do update
-       set signature_timestamp = greatest(r.signature_timestamp, excluded.signature_timestamp);
+       set signature_timestamp = case when r.event_id = excluded.event_id
+                                      then greatest(r.signature_timestamp, excluded.signature_timestamp)
+                                      else excluded.signature_timestamp end,
+           event_id = excluded.event_id;
+  end if;
+
+  if 'replay' = any (v_outcomes) then
+    insert into rejected_replays as r (tenant_id, source, provider_event_id, event_id, times, first_at, last_at)
+    select i.tenant_id, i.source, i.replay_key, i.event_id, count(*), p_now, p_now
+      from unnest(p_tenant_ids, p_sources, v_replay_keys, v_event_ids, v_outcomes)
+             as i(tenant_id, source, replay_key, event_id, outcome)
+     where i.outcome = 'replay'
+     group by i.tenant_id, i.source, i.replay_key, i.event_id
+     order by i.tenant_id, i.source, i.replay_key
+    on conflict (tenant_id, source, provider_event_id) do update
+       set times = r.times + excluded.times, last_at = excluded.last_at, event_id = excluded.event_id;
   end if;
 
   insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
@@ -223,14 +249,19 @@ begin
     returning id, event_id, tenant_id
   ), opened as (
     insert into open_jobs (job_id, tenant_id, state, attempt, due_at)
-    select m.id, m.tenant_id, 'queued', 1, p_now from made m
+    select m.id, m.tenant_id, case when m.event_id = any (v_held) then 'held' else 'queued' end, 1,
+           case when m.event_id = any (v_held) then v_midnight else p_now end
+      from made m
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1, p_now from made m;
+  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1,
+         case when m.event_id = any (v_held) then v_midnight else p_now end
+    from made m;
 
   if true = any (v_fanouts) then
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1, p_now
+    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1,
+           case when i.event_id = any (v_held) then v_midnight else p_now end
       from unnest(v_event_ids, v_fanouts, v_outcomes) with ordinality as i(event_id, fanout, outcome, ord)
       join jobs j on j.event_id = i.event_id
                  and j.id >= relayforge.uuid7_floor(p_now)
@@ -242,13 +273,19 @@ begin
     insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                                headers, signature_timestamp, secret_id, correlation_id, trace_context)
     select i.id, i.event_id, i.tenant_id, i.source, i.provider_event_id, i.event_type,
-           case when f.body_sha256 is distinct from i.body_sha256 then i.body end, i.body_sha256,
-           i.headers, i.signed_at, i.secret_id, i.correlation_id, i.trace_context
-      from unnest(v_ids, v_event_ids, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
+           case when f.erased_at is null
+                 and f.body_sha256 is distinct from i.body_sha256
+                 and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
+                then i.body end,
+           i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
+           i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+      from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
-             as i(id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
-                  headers, signed_at, secret_id, correlation_id, trace_context, outcome)
+             with ordinality
+             as i(id, event_id, digest, tenant_id, source, provider_event_id, event_type, body, body_sha256,
+                  headers, signed_at, secret_id, correlation_id, trace_context, outcome, ord)
       left join webhook_inbox f on f.id = i.event_id
+      left join dedup_ledger l on l.digest = i.digest
      where i.outcome = 'duplicate';
     update dedup_ledger l
        set duplicates = l.duplicates + q.times

@@ -11,10 +11,12 @@ begin
     delete from open_jobs o
      using unnest(p_job_ids, p_causes, p_errors) i(job_id, cause, error)
      where o.job_id = i.job_id
-    returning o.job_id, o.attempt, o.started_at, i.cause, left(i.error, 2000) as error
+    -- An attempt that has not begun is no run.
+    returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at,
+              i.cause, left(i.error, 2000) as error
   ), written as (
     update jobs j
-       set outcome = 'dead_lettered', attempts = e.attempt, started_at = e.started_at, finished_at = p_now,
+       set outcome = 'dead_lettered', attempts = e.attempts, started_at = e.started_at, finished_at = p_now,
            last_error = e.error
       from ended e
      where j.id = e.job_id

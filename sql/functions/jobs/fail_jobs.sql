@@ -24,6 +24,8 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
+  -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
+  c_last_attempt constant smallint := 32000;
   v_errors text[];
   v_attempts smallint[];
   v_dues timestamptz[];
@@ -45,7 +47,7 @@ begin
       select o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
              case
                when not i.retryable then 'permanent'
-               when o.attempt - o.attempt_base >= p_max_attempts then 'exhausted'
+               when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                as i(job_id, run_id, error, retryable, retry_after_seconds)

@@ -2,7 +2,7 @@
 --   started    the caller holds the lease and run_id; the event's columns are filled
 --   busy       a run holds the lease (also when it has run out: only the sweeper takes a job over)
 --   stale      the message is of another attempt
---   held       an operator holds the job
+--   held       an operator holds the job (one that the quota holds has no message before its time)
 --   final      the job has its outcome
 --   poisoned   p_max_starts runs in a row ended without an outcome; the job has just been dead-lettered
 --   unknown    there is no such job
@@ -40,7 +40,7 @@ begin
              case
                when o.job_id is null then
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
-               when o.state = 'held' then 'held'
+               when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
                when o.state = 'processing' or i.nth > 1 then 'busy'
                when o.starts >= p_max_starts then 'poisoned'

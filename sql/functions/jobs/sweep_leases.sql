@@ -1,6 +1,7 @@
 -- Takes over jobs whose lease has run out: their consumer died, froze or lost its database. Each is put in the outbox
--- again as its next attempt (a lost run is no failure: it takes nothing from the budget), or dead-lettered as poison after p_max_starts runs in a row without an outcome. Any process
--- may call it; an advisory lock lets one at a time work, the others get zeros. At most p_limit jobs a call.
+-- again as its next attempt (a lost run is no failure: it takes nothing from the budget), or dead-lettered as poison
+-- after p_max_starts runs in a row without an outcome. Any process may call it; an advisory lock lets one at a time
+-- work, the others get zeros. At most p_limit jobs a call.
 -- Locks: open_jobs by id; a row that somebody holds is left for the next call.
 create function relayforge.sweep_leases(
   p_limit integer,
@@ -13,6 +14,8 @@ set search_path = store, pg_temp
 as $$
 #variable_conflict use_column
 declare
+  -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
+  c_last_attempt constant smallint := 32000;
   v_rescued uuid[];
   v_poisoned uuid[];
 begin
@@ -20,11 +23,11 @@ begin
     return query select 0, 0;
     return;
   end if;
-  select array_agg(q.job_id) filter (where q.starts < p_max_starts),
-         array_agg(q.job_id) filter (where q.starts >= p_max_starts)
+  select array_agg(q.job_id) filter (where q.starts < p_max_starts and q.attempt < c_last_attempt),
+         array_agg(q.job_id) filter (where q.starts >= p_max_starts or q.attempt >= c_last_attempt)
     into v_rescued, v_poisoned
     from (
-      select o.job_id, o.starts
+      select o.job_id, o.starts, o.attempt
         from open_jobs o
        where o.state = 'processing' and o.lease_until < p_now
        order by o.job_id

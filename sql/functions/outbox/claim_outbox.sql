@@ -1,6 +1,7 @@
--- Claims up to p_limit due messages of one target, oldest first and 4 MiB of bodies at the most, for as long as the caller's transaction lasts; what
--- another relay has claimed is passed over. p_from_at and p_from_id are the caller's low-water mark: what sorts before
--- is not looked at (dead rows before it are what makes a claim slow under an old snapshot).
+-- Claims up to p_limit due messages of one target, oldest first and 4 MiB of bodies at the most, for as long as the
+-- caller's transaction lasts; what another relay has claimed is passed over. p_from_at and p_from_id are the caller's
+-- low-water mark: what sorts before is not looked at (dead rows before it are what makes a claim slow under an old
+-- snapshot).
 -- Locks: FOR UPDATE on the rows returned.
 create function relayforge.claim_outbox(
   p_target text,

@@ -29,10 +29,7 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
-    select max(relayforge.uuid7_time((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::uuid))
-      into v_from
-      from pg_inherits i join pg_class c on c.oid = i.inhrelid
-     where i.inhparent = format('store.%I', v_parent)::regclass;
+    select max(p.to_at) into v_from from relayforge.list_partitions() p where p.parent = v_parent;
     if v_from is null or v_from < p_now - c_longest_gap then
       v_from := date_trunc(p_interval, p_now) - ('1 ' || p_interval)::interval;
     end if;
@@ -51,4 +48,4 @@ begin
   return v_made;
 end $$;
 comment on function relayforge.ensure_partitions is 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead; returns how many. Safe to call at any time.';
-grant execute on function relayforge.ensure_partitions to relayforge_api, relayforge_relay, relayforge_consumer, relayforge_dba;
+grant execute on function relayforge.ensure_partitions to relayforge_dba;

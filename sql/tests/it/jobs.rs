@@ -367,7 +367,10 @@ async fn held_jobs_do_not_start() {
     let job_id = new_job(&db, "a").await;
     db.owner()
         .await
-        .execute("update store.open_jobs set state = 'held'", &[])
+        .execute(
+            "update store.open_jobs set state = 'held', due_at = 'infinity'",
+            &[],
+        )
         .await
         .unwrap();
     assert!(matches!(

@@ -1,0 +1,27 @@
+-- Erases one event: see erase_events for what goes and what stays. Copies outside of this database (the broker, whoever
+-- listens to its topic exchange, backups) are not reached. Returns how many deliveries were erased; 0 if it was done
+-- before. RF404: no such event. RF400: no reason.
+create function relayforge.erase_event(
+  p_event_id uuid,
+  p_reason text,
+  p_actor text default session_user,
+  p_now timestamptz default clock_timestamp()
+)
+returns bigint
+language plpgsql security definer
+set search_path = store, pg_temp
+as $$
+declare
+  v_erased bigint;
+begin
+  if not exists (select 1 from webhook_inbox i where i.id = p_event_id)
+     and not exists (select 1 from jobs j where j.event_id = p_event_id) then
+    raise exception 'event % does not exist', p_event_id using errcode = 'RF404';
+  end if;
+  v_erased := relayforge.erase_events(array[p_event_id], p_now);
+  perform relayforge.write_audit(
+    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
+  return v_erased;
+end $$;
+comment on function relayforge.erase_event is 'Erases body, headers and errors of one event and cancels its open jobs; returns how many deliveries were erased. Audited, with the reason.';
+grant execute on function relayforge.erase_event to relayforge_dba;

@@ -1,0 +1,122 @@
+-- One bounded step of upkeep in the caller's transaction; relayforge.maintain calls them in turn. Returns whether there
+-- is more of the same to do, and what was done, for people. False too if another process is at it.
+--   begin        claims this run; more = false if the last one began less than p_not_within ago
+--   partitions   makes partitions ahead
+--   expire       gives up jobs whose event is about to go, 1,000 a step
+--   drop         drops one partition that is past its retention
+--   ledger, replays                        an hourly pass, 256 pages of each table a step
+--   quota, rejections, traffic, dead_jobs  an hourly pass, 5,000 rows a step
+-- RF400: a step of another name.
+create function relayforge.upkeep_step(
+  p_step text,
+  p_not_within interval default '0',
+  p_now timestamptz default clock_timestamp()
+)
+returns table (more boolean, done text)
+language plpgsql security definer
+set search_path = store, pg_temp
+set timezone = 'UTC'
+as $$
+#variable_conflict use_column
+declare
+  c_pages constant integer := 256;
+  c_rows constant integer := 5000;
+  c_jobs constant integer := 1000;
+  c_pass_every constant interval := '1 hour';
+  -- Minutes are for the last hours' charts; days are in tenant_daily_quota_usage.
+  c_traffic_kept constant interval := '2 days';
+  v_upkeep upkeep%rowtype;
+  v_relations text[];
+  v_relation text;
+  v_ended boolean := true;
+  v_count bigint;
+  v_floor uuid;
+  v_kept_from timestamptz;
+begin
+  -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
+  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
+    return query select false, 'another process is at it'::text;
+    return;
+  end if;
+  select u.* into v_upkeep from upkeep u;
+  v_kept_from := p_now - make_interval(days => v_upkeep.jobs_days);
+
+  if p_step = 'begin' then
+    update upkeep u set last_run_at = p_now
+     where u.last_run_at is null or u.last_run_at <= p_now - p_not_within
+        -- The clock was set back.
+        or u.last_run_at > p_now;
+    return query select found, null::text;
+
+  elsif p_step = 'partitions' then
+    v_count := relayforge.ensure_partitions(v_upkeep.partition_interval, v_upkeep.days_ahead, p_now);
+    return query select false, case when v_count > 0 then format('%s partitions made', v_count) end;
+
+  elsif p_step = 'expire' then
+    v_count := relayforge.expire_jobs(v_upkeep.inbox_days, c_jobs, p_now);
+    return query select v_count = c_jobs, case when v_count > 0 then format('%s jobs expired', v_count) end;
+
+  elsif p_step = 'drop' then
+    begin
+      v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, p_now);
+      return query select v_relation is not null, v_relation || ' dropped';
+    exception when lock_not_available then
+      return query select false, 'a partition is due to be dropped, but somebody reads its table'::text;
+    end;
+
+  elsif p_step in ('ledger', 'replays') then
+    if p_step = 'ledger' then
+      select array_agg(c.relname::text) into v_relations
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+       where i.inhparent = 'dedup_ledger'::regclass;
+    else
+      v_relations := array['stripe_event_idempotency', 'rejected_replays'];
+    end if;
+    -- A key is kept as long as its event, for event_of, even when ingest takes it for free by then.
+    v_floor := relayforge.uuid7_floor(
+      p_now - greatest(v_upkeep.dedup_window, make_interval(days => v_upkeep.inbox_days)));
+    for v_relation in
+      select r.name
+        from unnest(v_relations) r(name)
+        left join purge_positions p on p.relation = r.name
+       where p.page > 0 or p.pass_ended_at is null or not p.pass_ended_at between p_now - c_pass_every and p_now
+    loop
+      v_ended := relayforge.purge_pages(
+        v_relation, c_pages, v_floor, relayforge.uuid7_floor(p_now - v_upkeep.hash_window), p_now) and v_ended;
+    end loop;
+    return query select not v_ended, null::text;
+
+  elsif p_step in ('quota', 'rejections', 'traffic', 'dead_jobs') then
+    if exists (select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now) then
+      return query select false, null::text;
+      return;
+    end if;
+    case p_step
+      when 'quota' then
+        delete from tenant_daily_quota_usage where ctid = any (array(
+          select q.ctid from tenant_daily_quota_usage q where q.day < v_kept_from::date limit c_rows for update skip locked));
+      when 'rejections' then
+        delete from webhook_rejections where ctid = any (array(
+          select r.ctid from webhook_rejections r where r.hour < v_kept_from limit c_rows for update skip locked));
+      when 'traffic' then
+        delete from traffic_minutes where ctid = any (array(
+          select m.ctid from traffic_minutes m where m.minute < p_now - c_traffic_kept limit c_rows for update skip locked));
+      when 'dead_jobs' then
+        delete from dead_jobs where ctid = any (array(
+          select d.ctid from dead_jobs d
+           where d.job_id < (select relayforge.uuid7_floor(min(p.from_at)) from relayforge.list_partitions() p where p.parent = 'jobs')
+           limit c_rows for update skip locked));
+    end case;
+    get diagnostics v_count = row_count;
+    if v_count < c_rows then
+      insert into purge_positions (relation, page, pass_ended_at) values (p_step, 0, p_now)
+      on conflict (relation) do update set pass_ended_at = excluded.pass_ended_at;
+    end if;
+    return query select v_count = c_rows, case when v_count > 0 then format('%s rows of %s purged', v_count, p_step) end;
+
+  else
+    raise exception 'upkeep has no step %', p_step using errcode = 'RF400';
+  end if;
+end $$;
+comment on function relayforge.upkeep_step is 'One bounded step of upkeep in the caller''s transaction; call relayforge.maintain instead.';
+grant execute on function relayforge.upkeep_step to relayforge_api, relayforge_relay, relayforge_dba;
