@@ -1849,8 +1849,7 @@ CREATE VIEW relayforge.job_overview AS
     COALESCE(o.state, j.outcome) AS status,
     COALESCE((j.attempts)::integer,
         CASE
-            WHEN (o.started_at IS NULL) THEN 0
-            WHEN (o.state = 'retrying'::text) THEN (o.attempt - 1)
+            WHEN (o.run_id IS NULL) THEN (o.attempt - 1)
             ELSE (o.attempt)::integer
         END) AS attempts,
     relayforge.uuid7_time(j.id) AS created_at,

@@ -14,5 +14,4 @@ pub mod server;
 pub mod signature;
 pub mod telemetry;
 pub mod traffic;
-mod unwritten;
 pub mod webhooks;

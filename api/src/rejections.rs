@@ -9,10 +9,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use sql::ingest::{RejectedSample, RejectionCount, record_rejections};
+use sql::unwritten::Unwritten;
 use sql::{DbError, Pool};
 use uuid::Uuid;
-
-use crate::unwritten::Unwritten;
 
 /// Samples that wait to be written; the first of each kind is enough.
 const MAX_SAMPLES: usize = 256;

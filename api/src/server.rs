@@ -23,8 +23,10 @@ use crate::registry::{self, KeyMaterial, Registry};
 use crate::rejections::Rejections;
 use crate::telemetry::{RequestMetrics, request_telemetry};
 use crate::traffic::Traffic;
-use crate::unwritten::keep_written;
 use crate::webhooks;
+
+/// How often counts are written.
+const WRITE_COUNTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Connections that are not lanes: registry, waker, counts, health.
 const SPARE_CONNECTIONS: u16 = 4;
@@ -153,7 +155,7 @@ fn start_tasks(
         stop.clone(),
     ));
     let (rejections, traffic) = (Arc::new(Rejections::default()), Arc::new(Traffic::default()));
-    tasks.spawn(keep_written(
+    tasks.spawn(keep_counts_written(
         Arc::clone(&rejections),
         Arc::clone(&traffic),
         pool.clone(),
@@ -222,6 +224,30 @@ fn start_upkeep(
         stop.clone(),
     ));
     horizon
+}
+
+/// Writes the counts once a second until `stop`, and once more then.
+async fn keep_counts_written(
+    rejections: Arc<Rejections>,
+    traffic: Arc<Traffic>,
+    pool: Pool,
+    stop: CancellationToken,
+) {
+    loop {
+        let stopped = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(WRITE_COUNTS_EVERY) => false,
+        };
+        if let Err(error) = rejections.write(&pool).await {
+            tracing::warn!(%error, "rejections can't be written; they are counted on");
+        }
+        if let Err(error) = traffic.write(&pool).await {
+            tracing::warn!(%error, "traffic can't be written; it is counted on");
+        }
+        if stopped {
+            return;
+        }
+    }
 }
 
 impl Running {

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use sql::config::{Source, Tenant};
 use sql::event::{EventHeaders, inspect, stored_headers};
 use sql::ingest::Ingested;
+use sql::traffic::What;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -103,9 +104,13 @@ async fn accept(
     let (tenant_id, secret_id) = (tenant.id, webhook.secret_id);
     let outcome = state.ingest.submit(webhook).await?;
     found.record(&outcome);
-    if let Ingested::Accepted { .. } | Ingested::Duplicate { .. } = outcome {
-        let new = matches!(outcome, Ingested::Accepted { .. });
-        state.traffic.count(tenant_id, &source.name, new, secret_id);
+    let what = match outcome {
+        Ingested::Accepted { .. } => Some(What::Accepted),
+        Ingested::Duplicate { .. } => Some(What::Duplicate),
+        _ => None,
+    };
+    if let Some(what) = what {
+        state.traffic.count(tenant_id, &source.name, what, secret_id);
     }
     answer(outcome, source, state)
 }

@@ -3,11 +3,13 @@
 //! Owns the run's span, its handler's task and the line that says how it ended. Started by `delivery.rs`; the outcome
 //! is written by `finish.rs`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use observability::propagation::TraceContext;
 use prometheus_client::metrics::histogram::Histogram;
 use sql::jobs::StartedJob;
+use sql::traffic::{Traffic, What};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
@@ -37,6 +39,8 @@ pub(crate) struct Executor {
     pub(crate) leases: Leases,
     pub(crate) finisher: Finisher,
     pub(crate) metrics: RunMetrics,
+    /// Ended runs per minute, written by `service.rs`.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 /// How a handler ended.
@@ -61,7 +65,7 @@ impl Executor {
     }
 
     async fn run(&self, job: StartedJob, lease: Lease) {
-        let run = job.run;
+        let (run, tenant_id, source) = (job.run, job.tenant_id, job.source.clone());
         let begun = Instant::now();
         let verdict = self.verdict(job, &lease).await;
         let duration = begun.elapsed();
@@ -75,8 +79,14 @@ impl Executor {
             Verdict::Lost => Ended::NotOurs,
         };
         drop(lease);
-        if ended == Ended::NotOurs {
-            self.leases.metrics.lost.inc();
+        match ended {
+            Ended::Succeeded => self.traffic.count(tenant_id, &source, What::Succeeded),
+            Ended::Retrying => self.traffic.count(tenant_id, &source, What::Retried),
+            Ended::DeadLettered => self.traffic.count(tenant_id, &source, What::DeadLettered),
+            Ended::NotOurs => {
+                self.leases.metrics.lost.inc();
+            }
+            Ended::Unwritten(_) => {}
         }
         log_end(
             &ended,

@@ -144,6 +144,7 @@ mod tests {
             attempt: 4,
             job_kind: "log".to_owned(),
             event_id: Uuid::from_u128(5),
+            source: "generic".to_owned(),
             tenant_id: Uuid::from_u128(3),
             correlation_id: "c-1".to_owned(),
             event,

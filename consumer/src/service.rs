@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use observability::admin::{self, AdminServer, Readiness};
@@ -13,6 +14,7 @@ use relay::amqp::AmqpError;
 use relay::supervisor::Supervisor;
 use sql::DbError;
 use sql::operators::check_schema;
+use sql::traffic::Traffic;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -30,8 +32,11 @@ use crate::wake::Waker;
 /// What the broker and `pg_stat_activity` list this process as.
 const NAME: &str = "relayforge-consumer";
 
-/// Bound of the last wake-up call, after all else has ended.
-const LAST_WAKE: Duration = Duration::from_secs(1);
+/// Bound of each of the last calls, after all else has ended.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// How often ended runs are added to the rollup per minute.
+const WRITE_TRAFFIC_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a consumer can't run. A database or broker that is away is no reason: it waits for them.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,7 @@ pub struct Service {
     database: Database,
     supervisor: Supervisor,
     counts: Counts,
+    traffic: Arc<Traffic>,
     admin: AdminServer,
     /// Ends the listener, also when the service is dropped without having run.
     admin_stop: DropGuard,
@@ -109,6 +115,7 @@ impl Service {
             readiness,
             supervisor,
             counts,
+            traffic: Arc::default(),
             admin,
             admin_stop: stop.drop_guard(),
             config,
@@ -149,7 +156,8 @@ impl Service {
             () = deadline => tracing::warn!(runs = leases.count(), "abandoned what still runs"),
         }
         // What the last failures wrote; a relay that is not told polls.
-        let _ = tokio::time::timeout(LAST_WAKE, waker.fulfil(&database)).await;
+        let _ = tokio::time::timeout(LAST_CALL, waker.fulfil(&database)).await;
+        let _ = tokio::time::timeout(LAST_CALL, write_traffic(&self.traffic, &database)).await;
         tasks.shutdown().await;
         drop(self.admin_stop);
         if let Ok(Err(error)) = self.admin.task.await {
@@ -190,11 +198,33 @@ impl Service {
             leases: counts.leases.clone(),
             finisher: Finisher::start(&writer, settings.slots, tasks),
             metrics: counts.runs.clone(),
+            traffic: Arc::clone(&self.traffic),
         };
+        tasks.spawn(keep_traffic_written(Arc::clone(&self.traffic), database.clone()));
         tasks.spawn(sweeper.work(settings.lease()));
         tasks.spawn(counts.leases.clone().keep(database.clone(), settings.lease()));
         tasks.spawn(waker.clone().work(database.clone()));
         Intake::new(writer, executor, counts.deliveries.clone(), settings.clone())
+    }
+}
+
+async fn keep_traffic_written(traffic: Arc<Traffic>, database: Database) {
+    loop {
+        tokio::time::sleep(WRITE_TRAFFIC_EVERY).await;
+        write_traffic(&traffic, &database).await;
+    }
+}
+
+/// What can't be written is counted on.
+async fn write_traffic(traffic: &Traffic, database: &Database) {
+    if traffic.is_empty() {
+        return;
+    }
+    let write = async |client: &sql::Object| traffic.write(client).await;
+    if let Err(error) = database.call(CALL_TIMEOUT, write).await
+        && !error.is_retryable()
+    {
+        tracing::error!(%error, "traffic can't be written");
     }
 }
 

@@ -17,8 +17,6 @@ pub(crate) const INGEST_WEBHOOKS: &str = "select outcome, inbox_id, event_id, jo
 
 pub(crate) const RECORD_REJECTIONS: &str = "select relayforge.record_rejections($1, $2, $3, $4, $5, $6)";
 
-pub(crate) const RECORD_TRAFFIC: &str = "select relayforge.record_traffic($1, $2, $3, $4)";
-
 /// A webhook whose signature has been verified and whose payload is well formed.
 #[derive(Debug, Clone, Copy)]
 pub struct NewWebhook<'a> {
@@ -227,63 +225,6 @@ pub async fn record_rejections(
             &statement,
             &[&causes, &sources, &tenants, &numbers, &samples, &details],
         )
-        .await?;
-    Ok(())
-}
-
-/// What is counted per minute, tenant and source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Traffic {
-    /// A delivery of a new event.
-    Accepted,
-    /// A delivery of a known event.
-    Duplicate,
-    /// A run that ended well.
-    Succeeded,
-    /// A run that failed and is tried again.
-    Retried,
-    /// A run whose failure gave its job up.
-    DeadLettered,
-}
-
-impl Traffic {
-    /// As in the column `what`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Duplicate => "duplicate",
-            Self::Succeeded => "succeeded",
-            Self::Retried => "retried",
-            Self::DeadLettered => "dead_lettered",
-        }
-    }
-}
-
-/// What happened since it was last recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrafficCount {
-    /// The tenant.
-    pub tenant_id: Uuid,
-    /// The source.
-    pub source: String,
-    /// What happened.
-    pub what: Traffic,
-    /// How often.
-    pub count: i64,
-}
-
-/// Adds to the counts of the present minute.
-///
-/// # Errors
-/// [`DbError`]: nothing was added then.
-pub async fn record_traffic(client: &impl GenericClient, counts: &[TrafficCount]) -> Result<(), DbError> {
-    let statement = client.prepare_cached(RECORD_TRAFFIC).await?;
-    let tenants: Vec<Uuid> = counts.iter().map(|c| c.tenant_id).collect();
-    let sources: Vec<&str> = counts.iter().map(|c| c.source.as_str()).collect();
-    let whats: Vec<&str> = counts.iter().map(|c| c.what.as_str()).collect();
-    let numbers: Vec<i64> = counts.iter().map(|c| c.count).collect();
-    client
-        .execute(&statement, &[&tenants, &sources, &whats, &numbers])
         .await?;
     Ok(())
 }

@@ -70,6 +70,8 @@ pub struct StartedJob {
     pub event_id: Uuid,
     /// The tenant.
     pub tenant_id: Uuid,
+    /// The source.
+    pub source: String,
     /// Correlation id of the delivery that made the job.
     pub correlation_id: String,
     /// The event; none if its inbox partition is gone.
@@ -118,6 +120,7 @@ fn read_start(row: &tokio_postgres::Row, asked: JobAttempt) -> Result<Start, DbE
             job_kind: row.try_get("job_kind")?,
             event_id: row.try_get("event_id")?,
             tenant_id: row.try_get("tenant_id")?,
+            source: row.try_get("source")?,
             correlation_id: row.try_get("correlation_id")?,
             event: StoredEvent::from_row(row)?,
         })),

@@ -16,6 +16,8 @@ pub mod pool;
 pub mod secret;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod traffic;
+pub mod unwritten;
 pub mod upkeep;
 
 pub use code_objects::{CodeVersion, Swapped};
@@ -38,7 +40,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_api", config::LOAD_SOURCES),
     ("relayforge_api", config::LOAD_SECRETS),
     ("relayforge_api", operators::SCHEMA_CODE),
-    ("relayforge_api", ingest::RECORD_TRAFFIC),
+    ("relayforge_api", traffic::RECORD_TRAFFIC),
     ("relayforge_api", config::RECORD_SECRET_USAGE),
     ("relayforge_api", upkeep::CONFIGURE_UPKEEP),
     ("relayforge_api", upkeep::MAINTAIN),
@@ -63,7 +65,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_relay", outbox::RELAY_WAKE),
     ("relayforge_relay", outbox::WAKE_RELAYS),
     ("relayforge_consumer", operators::SCHEMA_CODE),
-    ("relayforge_consumer", ingest::RECORD_TRAFFIC),
+    ("relayforge_consumer", traffic::RECORD_TRAFFIC),
     ("relayforge_consumer", outbox::WAKE_RELAYS),
     ("relayforge_consumer", jobs::START_JOBS),
     ("relayforge_consumer", jobs::COMPLETE_JOBS),

@@ -2,51 +2,15 @@
 
 use std::time::Duration;
 
+use sql::GenericClient;
 use sql::jobs::{
-    FailedRun, JobAttempt, RetryPolicy, Run, Start, StartedJob, Swept, complete_jobs, fail_jobs,
-    renew_leases, start_jobs, sweep_leases,
+    FailedRun, JobAttempt, Run, Start, Swept, complete_jobs, fail_jobs, renew_leases, start_jobs,
+    sweep_leases,
 };
 use sql::testing::TestDb;
-use sql::{GenericClient, Object};
 use uuid::Uuid;
 
-use crate::support::{accepted, api, consumer, count, hook, ingest};
-
-const LEASE: Duration = Duration::from_secs(30);
-const POLICY: RetryPolicy = RetryPolicy {
-    max_attempts: 3,
-    backoff_base: Duration::from_secs(1),
-    backoff_cap: Duration::from_secs(10),
-};
-
-async fn new_job(db: &TestDb, id: &str) -> Uuid {
-    accepted(&ingest(&api(db).await, &[hook(id)]).await[0])
-        .job_id
-        .unwrap()
-}
-
-async fn start(client: &Object, job_id: Uuid, attempt: i32) -> Start {
-    start_jobs(client, &[JobAttempt { job_id, attempt }], LEASE, 5)
-        .await
-        .unwrap()
-        .remove(0)
-}
-
-async fn started(client: &Object, job_id: Uuid, attempt: i32) -> Box<StartedJob> {
-    match start(client, job_id, attempt).await {
-        Start::Started(job) => job,
-        other => panic!("not started: {other:?}"),
-    }
-}
-
-fn failure(run: Run, retryable: bool) -> FailedRun {
-    FailedRun {
-        run,
-        error: "no answer".to_owned(),
-        retryable,
-        retry_after: None,
-    }
-}
+use crate::support::{LEASE, POLICY, consumer, count, failure, hook, new_job, start, started};
 
 /// As if that much time had passed for the lease.
 async fn expire_leases(db: &TestDb) {

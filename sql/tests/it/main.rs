@@ -6,8 +6,15 @@
 )]
 
 mod catalogue;
+mod erasure;
 mod ingest;
+mod ingest_races;
 mod jobs;
 mod migrator;
 mod outbox;
+mod quota;
+mod rejections;
+mod replay;
 mod support;
+mod upkeep;
+mod verbs;

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sql::event::SourceKind;
 use sql::ingest::{Ids, IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::jobs::{FailedRun, JobAttempt, RetryPolicy, Run, Start, StartedJob, start_jobs};
 use sql::testing::TestDb;
 use sql::{DbError, GenericClient, Object};
 use uuid::Uuid;
@@ -145,4 +146,103 @@ pub(crate) async fn source(db: &TestDb, name: &str, dedup: &str, replay_policy: 
     sql::config::create_source(&owner(db).await, source)
         .await
         .unwrap();
+}
+
+/// Ingests one webhook at another time than the database's now, for example `3 days` later. Returns the outcome and the
+/// event's id.
+pub(crate) async fn ingest_at(
+    client: &impl GenericClient,
+    hook: &Hook,
+    offset: &str,
+) -> (String, Option<Uuid>) {
+    let signed_at = hook
+        .signed_at
+        .and_then(|at| DateTime::<Utc>::from_timestamp(at, 0));
+    let row = client
+        .query_one(
+            "select outcome, event_id
+               from relayforge.ingest_webhooks(array[$1::uuid], array[$2::text], array[$3::text], array['order.created'],
+                      array[$4::bytea], array['{}'::jsonb], array[$5::timestamptz], array[null::uuid], array['test'],
+                      array[null::jsonb], 1000000, '7 days', '1 day', clock_timestamp() + $6::text::interval)",
+            &[&hook.tenant, &hook.source, &hook.id, &hook.body, &signed_at, &offset],
+        )
+        .await
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Runs upkeep at another time than now, and returns what it did; nothing may fail.
+pub(crate) async fn maintain_at(db: &TestDb, offset: &str) -> Vec<String> {
+    let row = db
+        .owner()
+        .await
+        .query_one(
+            "call relayforge.maintain('0', null, null, clock_timestamp() + $1::text::interval)",
+            &[&offset],
+        )
+        .await
+        .unwrap();
+    let failed: Vec<String> = row.get("p_failed");
+    assert!(failed.is_empty(), "{failed:?}");
+    row.get("p_done")
+}
+
+/// A connection as the DBA's role.
+pub(crate) async fn dba(db: &TestDb) -> Object {
+    db.pool("relayforge_dba").get().await.unwrap()
+}
+
+/// Waits until some session of this database waits for a lock.
+pub(crate) async fn until_somebody_waits(db: &TestDb) {
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    while count(
+        db,
+        "select count(*) from pg_locks l join pg_stat_activity a using (pid)
+          where not l.granted and a.datname = current_database()",
+    )
+    .await
+        == 0
+    {
+        assert!(std::time::Instant::now() < until, "nobody waits");
+    }
+}
+
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const POLICY: RetryPolicy = RetryPolicy {
+    max_attempts: 3,
+    backoff_base: Duration::from_secs(1),
+    backoff_cap: Duration::from_secs(10),
+};
+
+/// An accepted event's job.
+pub(crate) async fn new_job(db: &TestDb, id: &str) -> Uuid {
+    accepted(&ingest(&api(db).await, &[hook(id)]).await[0])
+        .job_id
+        .unwrap()
+}
+
+/// What one message is answered.
+pub(crate) async fn start(client: &Object, job_id: Uuid, attempt: i32) -> Start {
+    start_jobs(client, &[JobAttempt { job_id, attempt }], LEASE, 5)
+        .await
+        .unwrap()
+        .remove(0)
+}
+
+/// A run of that attempt.
+pub(crate) async fn started(client: &Object, job_id: Uuid, attempt: i32) -> Box<StartedJob> {
+    match start(client, job_id, attempt).await {
+        Start::Started(job) => job,
+        other => panic!("not started: {other:?}"),
+    }
+}
+
+/// That run, failed.
+pub(crate) fn failure(run: Run, retryable: bool) -> FailedRun {
+    FailedRun {
+        run,
+        error: "no answer".to_owned(),
+        retryable,
+        retry_after: None,
+    }
 }

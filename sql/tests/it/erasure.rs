@@ -1,0 +1,166 @@
+//! Erasure of what events carried: of one event, of a tenant.
+
+use sql::DbError;
+use sql::jobs::{Start, complete_jobs};
+use sql::testing::TestDb;
+use uuid::Uuid;
+
+use crate::support::{
+    Hook, POLICY, accepted, api, consumer, count, dba, duplicate, failure, hook, ingest, start, started,
+    tenant,
+};
+
+const CARRIED: &str = "select count(*) from store.webhook_inbox where body is not null or headers <> '{}' or trace_context is not null";
+
+#[tokio::test]
+async fn an_erased_event_leaves_that_it_was_there() {
+    let db = TestDb::create().await;
+    let (client, worker, operator) = (api(&db).await, consumer(&db).await, dba(&db).await);
+    let other_body = Hook {
+        body: b"personal".to_vec(),
+        ..hook("a")
+    };
+    let outcomes = ingest(&client, &[hook("a"), other_body.clone(), hook("b")]).await;
+    let (erased, kept) = (accepted(&outcomes[0]), accepted(&outcomes[2]));
+    let job_id = erased.job_id.unwrap();
+    let run = started(&worker, job_id, 1).await.run;
+    sql::jobs::fail_jobs(&worker, &[failure(run, true)], &POLICY)
+        .await
+        .unwrap();
+    let run = started(&worker, job_id, 2).await.run;
+
+    let erase = async || -> Result<i64, DbError> {
+        let row = operator
+            .query_one(
+                "select relayforge.erase_event($1, 'asked for')",
+                &[&erased.event_id],
+            )
+            .await?;
+        Ok(row.get(0))
+    };
+    assert_eq!(erase().await.unwrap(), 2);
+    assert_eq!(erase().await.unwrap(), 0, "again");
+    assert_eq!(count(&db, CARRIED).await, 1, "the other event's");
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.job_log where what = 'failed' and detail <> 'erased'"
+        )
+        .await,
+        0
+    );
+    assert!(
+        complete_jobs(&worker, &[run]).await.unwrap().is_empty(),
+        "its job is cancelled"
+    );
+    assert!(matches!(start(&worker, job_id, 2).await, Start::Final));
+
+    // A late retry of the provider is a duplicate still, and brings nothing back.
+    let again = duplicate(&ingest(&client, &[other_body]).await[0]);
+    assert_eq!((again.event_id, again.job_id), (erased.event_id, erased.job_id));
+    assert_eq!(count(&db, CARRIED).await, 1);
+    started(&worker, kept.job_id.unwrap(), 1).await;
+
+    let unknown = operator
+        .query_one(
+            "select relayforge.erase_event($1, 'asked for')",
+            &[&Uuid::from_u128(1)],
+        )
+        .await
+        .map_err(DbError::from);
+    assert!(matches!(unknown, Err(DbError::NotFound(_))));
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.admin_audit_log where action = 'erase_event' and reason = 'asked for'"
+        )
+        .await,
+        2
+    );
+}
+
+async fn add_secret_and_sample(db: &TestDb, tenant_id: Uuid) {
+    db.owner()
+        .await
+        .execute(
+            "with s as (
+               insert into store.tenant_provider_secrets (id, tenant_id, source, ciphertext, master_key_id)
+               values (gen_random_uuid(), $1, 'generic', sha256('x'), '0123456789abcdef') returning id
+             ), u as (
+               insert into store.secret_usage select id, 1, now() from s
+             )
+             insert into store.webhook_rejections (hour, cause, source, tenant_id, count, last_at, sample, sample_detail)
+             values (now(), 'invalid_event', 'generic', $1, 1, now(), 'personal', 'personal')",
+            &[&tenant_id],
+        )
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_erased_tenant_leaves_nothing_of_its_own() {
+    let db = TestDb::create().await;
+    let gone = tenant(&db, "gone", None).await;
+    let (client, operator) = (api(&db).await, dba(&db).await);
+    // More than one step of 500 jobs, and a bystander.
+    let hooks: Vec<Hook> = (0..1203)
+        .map(|i| Hook {
+            tenant: gone,
+            body: b"personal".to_vec(),
+            ..hook(&format!("e{i}"))
+        })
+        .collect();
+    for batch in hooks.chunks(256) {
+        ingest(&client, batch).await;
+    }
+    accepted(&ingest(&client, &[hook("bystander")]).await[0]);
+    add_secret_and_sample(&db, gone).await;
+
+    let erased: i64 = operator
+        .query_one("call relayforge.erase_tenant($1, 'contract ended')", &[&gone])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(erased, 1203);
+    assert_eq!(count(&db, CARRIED).await, 1, "the bystander's");
+    for (what, query) in [
+        ("secrets", "select count(*) from store.tenant_provider_secrets"),
+        ("uses of secrets", "select count(*) from store.secret_usage"),
+        (
+            "samples",
+            "select count(*) from store.webhook_rejections where sample is not null or sample_detail is not null",
+        ),
+        (
+            "the name",
+            "select count(*) from store.tenants where name = 'gone'",
+        ),
+        (
+            "open jobs",
+            "select count(*) from store.open_jobs o join store.tenants t on t.id = o.tenant_id where t.slug = 'gone'",
+        ),
+    ] {
+        assert_eq!(count(&db, query).await, 0, "{what}");
+    }
+    let outcome = &ingest(&client, &hooks[..1]).await[0];
+    assert_eq!(*outcome, sql::ingest::Ingested::Suspended);
+    // A second time finds nothing to do; a stranger is told so.
+    let erased: i64 = operator
+        .query_one("call relayforge.erase_tenant($1, 'once more')", &[&gone])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(erased, 0);
+    let unknown = operator
+        .query_one("call relayforge.erase_tenant($1, 'who?')", &[&Uuid::from_u128(1)])
+        .await
+        .map_err(DbError::from);
+    assert!(matches!(unknown, Err(DbError::NotFound(_))));
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.admin_audit_log where action = 'erase_tenant'"
+        )
+        .await,
+        4
+    );
+}
