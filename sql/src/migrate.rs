@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::code_objects::{self, CodeVersion, Swapped};
 use crate::{DbError, Secret, pool};
@@ -15,8 +16,9 @@ mod embedded {
 /// Key of the migrator's advisory lock: "relayfor" in ASCII.
 const LOCK_KEY: i64 = 0x7265_6c61_7966_6f72;
 
-/// How often the code swap is tried, when a reader holds a view that it has to replace.
-const SWAP_TRIES: u32 = 5;
+/// How often a migration or the code swap is tried, when somebody holds a table or a view that it has to change. Each
+/// try waits for at most two seconds, because everybody else waits behind it.
+const TRIES: u32 = 5;
 
 /// Where to migrate, and the passwords that the service roles get.
 #[derive(clap::Args, Debug, Clone)]
@@ -131,17 +133,9 @@ pub async fn migrate(config: &MigrateConfig) -> Result<Migrated, DbError> {
     }
     client.batch_execute(include_str!("bootstrap.sql")).await?;
     client
-        .batch_execute("set role relayforge_owner; set search_path = store")
+        .batch_execute("set role relayforge_owner; set search_path = store; set lock_timeout = '2s'")
         .await?;
-    let report = embedded::migrations::runner()
-        .run_async(&mut client)
-        .await
-        .map_err(|error| {
-            DbError::Bug(format!(
-                "migration failed: {error}: {:?}",
-                std::error::Error::source(&error)
-            ))
-        })?;
+    let migrations = run_migrations(&mut client).await?;
     let code = swap(&mut client).await?;
     let partitions = client
         .query_one("select relayforge.ensure_partitions() as made", &[])
@@ -150,10 +144,46 @@ pub async fn migrate(config: &MigrateConfig) -> Result<Migrated, DbError> {
     client.batch_execute("reset role").await?;
     set_passwords(&client, config).await?;
     Ok(Migrated::Done {
-        migrations: report.applied_migrations().len(),
+        migrations,
         code,
         partitions,
     })
+}
+
+/// Applies what is missing, each migration in a transaction of its own; returns how many.
+async fn run_migrations(client: &mut Client) -> Result<usize, DbError> {
+    let mut applied = 0;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let error = match embedded::migrations::runner().run_async(client).await {
+            Ok(report) => return Ok(applied + report.applied_migrations().len()),
+            Err(error) => error,
+        };
+        applied += error
+            .report()
+            .map_or(0, |report| report.applied_migrations().len());
+        let cause =
+            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+        let locked = cause.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        if locked && tries < TRIES {
+            tracing::warn!(
+                tries,
+                "somebody holds a table that a migration changes; trying again"
+            );
+            tokio::time::sleep(Duration::from_millis(200 * u64::from(tries))).await;
+            continue;
+        }
+        let text = format!(
+            "migration failed: {error}: {:?}",
+            std::error::Error::source(&error)
+        );
+        return Err(if locked {
+            DbError::Locked(text)
+        } else {
+            DbError::Bug(text)
+        });
+    }
 }
 
 async fn swap(client: &mut Client) -> Result<Swapped, DbError> {
@@ -166,7 +196,7 @@ async fn swap(client: &mut Client) -> Result<Swapped, DbError> {
                 tx.commit().await?;
                 return Ok(swapped);
             }
-            Err(error) if error.is_retryable() && tries < SWAP_TRIES => {
+            Err(error) if error.is_retryable() && tries < TRIES => {
                 tx.rollback().await?;
                 tokio::time::sleep(Duration::from_millis(200 * u64::from(tries))).await;
             }

@@ -186,7 +186,12 @@ pub async fn keep(
         let pause = match ran {
             Ok(horizon) => {
                 report(horizon);
-                UPKEEP_EVERY
+                // Another process has begun to make them, or died before it did.
+                if horizon < HORIZON_FAILS {
+                    UPKEEP_RETRY
+                } else {
+                    UPKEEP_EVERY
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "upkeep can't be run yet");

@@ -3,6 +3,7 @@
 
 mod app;
 mod configuration;
+mod counts;
 mod limits;
 mod outages;
 mod webhooks;

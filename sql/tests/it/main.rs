@@ -6,6 +6,7 @@
 )]
 
 mod catalogue;
+mod config;
 mod erasure;
 mod ingest;
 mod ingest_races;
