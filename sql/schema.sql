@@ -2170,6 +2170,65 @@ COMMENT ON COLUMN relayforge.stuck_jobs.state IS 'queued, processing, retrying o
 COMMENT ON COLUMN relayforge.stuck_jobs.attempt IS 'Its current attempt.';
 COMMENT ON COLUMN relayforge.stuck_jobs.since IS 'When its lease ran out, or when it was due.';
 COMMENT ON COLUMN relayforge.stuck_jobs.why IS 'What it waits for.';
+CREATE TABLE store.sources (
+    name text NOT NULL,
+    kind text NOT NULL,
+    dedup text DEFAULT 'event_id_or_hash'::text NOT NULL,
+    replay_policy text DEFAULT 'absorb'::text NOT NULL,
+    job_kind text DEFAULT 'log'::text NOT NULL,
+    fanout boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT sources_dedup_known CHECK ((dedup = ANY (ARRAY['event_id'::text, 'event_id_or_hash'::text, 'none'::text]))),
+    CONSTRAINT sources_job_kind_form CHECK ((job_kind ~ '^[a-z0-9_.-]{1,63}$'::text)),
+    CONSTRAINT sources_kind_known CHECK ((kind = ANY (ARRAY['generic'::text, 'github'::text, 'stripe'::text]))),
+    CONSTRAINT sources_name_form CHECK ((name ~ '^[a-z0-9_-]{1,63}$'::text)),
+    CONSTRAINT sources_replay_needs_dedup CHECK (((dedup <> 'none'::text) OR (replay_policy = 'absorb'::text))),
+    CONSTRAINT sources_replay_policy_known CHECK ((replay_policy = ANY (ARRAY['reject'::text, 'reject_all'::text, 'absorb'::text])))
+);
+COMMENT ON TABLE store.sources IS 'The {source} of POST /webhooks/{source}: how a webhook is verified, deduplicated and turned into a job.';
+COMMENT ON COLUMN store.sources.name IS 'Name in URLs, 1-63 of [a-z0-9_-].';
+COMMENT ON COLUMN store.sources.kind IS 'Signature scheme and payload form: generic (X-Signature), github (X-Hub-Signature-256) or stripe (Stripe-Signature).';
+COMMENT ON COLUMN store.sources.dedup IS 'event_id: the provider event id is required; event_id_or_hash: the hash of the body stands in for it; none: each delivery is an event.';
+COMMENT ON COLUMN store.sources.replay_policy IS 'reject: a known event is a replay unless its signature is newer; reject_all: always; absorb: never, it is a duplicate.';
+COMMENT ON COLUMN store.sources.job_kind IS 'The consumer handler that its jobs run.';
+COMMENT ON COLUMN store.sources.fanout IS 'Whether each new event is also published to the topic exchange <prefix>.events.';
+COMMENT ON COLUMN store.sources.created_at IS 'When the source was made.';
+COMMENT ON COLUMN store.sources.updated_at IS 'When the source was last changed.';
+CREATE VIEW relayforge.suspected_replays AS
+ SELECT t.slug AS tenant,
+    r.source,
+    min(r.event_type) AS event_type,
+    count(DISTINCT r.event_id) AS events,
+    (array_agg(r.event_id ORDER BY r.id))[1] AS first_event_id,
+    (array_agg(r.event_id ORDER BY r.id DESC))[1] AS last_event_id,
+    relayforge.uuid7_time((array_agg(r.id ORDER BY r.id))[1]) AS first_at,
+    relayforge.uuid7_time((array_agg(r.id ORDER BY r.id DESC))[1]) AS last_at
+   FROM ((( SELECT i.id,
+            i.event_id,
+            i.tenant_id,
+            i.source,
+            i.event_type,
+            i.body_sha256,
+            i.provider_event_id
+           FROM store.webhook_inbox i
+          WHERE (i.id >= relayforge.uuid7_floor((statement_timestamp() - '1 day'::interval)))
+          ORDER BY i.id DESC
+         LIMIT 20000) r
+     JOIN store.sources s ON (((s.name = r.source) AND (s.kind = ANY (ARRAY['generic'::text, 'github'::text])))))
+     LEFT JOIN store.tenants t ON ((t.id = r.tenant_id)))
+  WHERE (r.provider_event_id IS NOT NULL)
+  GROUP BY t.slug, r.tenant_id, r.source, r.body_sha256
+ HAVING (count(DISTINCT r.event_id) > 1);
+COMMENT ON VIEW relayforge.suspected_replays IS 'Bodies that came under more than one event id where the id is not signed, among the newest 20,000 deliveries of the last day.';
+COMMENT ON COLUMN relayforge.suspected_replays.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.suspected_replays.source IS 'The source.';
+COMMENT ON COLUMN relayforge.suspected_replays.event_type IS 'What happened, in the provider''s words.';
+COMMENT ON COLUMN relayforge.suspected_replays.events IS 'Under how many event ids the body came.';
+COMMENT ON COLUMN relayforge.suspected_replays.first_event_id IS 'Our id of the first of them: see event_timeline.';
+COMMENT ON COLUMN relayforge.suspected_replays.last_event_id IS 'Our id of the last of them.';
+COMMENT ON COLUMN relayforge.suspected_replays.first_at IS 'When the first of them came.';
+COMMENT ON COLUMN relayforge.suspected_replays.last_at IS 'When the last of them came.';
 CREATE TABLE store.tenant_daily_quota_usage (
     tenant_id uuid NOT NULL,
     day date NOT NULL,
@@ -2331,31 +2390,6 @@ CREATE UNLOGGED TABLE store.relay_sleepers (
 COMMENT ON TABLE store.relay_sleepers IS 'Relays that have found nothing to do. A writer notifies only if one of them would sleep past its row. Unlogged: after a crash every relay polls once.';
 COMMENT ON COLUMN store.relay_sleepers.relay_id IS 'The relay, named anew at each start.';
 COMMENT ON COLUMN store.relay_sleepers.wakes_at IS 'When it looks again by itself.';
-CREATE TABLE store.sources (
-    name text NOT NULL,
-    kind text NOT NULL,
-    dedup text DEFAULT 'event_id_or_hash'::text NOT NULL,
-    replay_policy text DEFAULT 'absorb'::text NOT NULL,
-    job_kind text DEFAULT 'log'::text NOT NULL,
-    fanout boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT sources_dedup_known CHECK ((dedup = ANY (ARRAY['event_id'::text, 'event_id_or_hash'::text, 'none'::text]))),
-    CONSTRAINT sources_job_kind_form CHECK ((job_kind ~ '^[a-z0-9_.-]{1,63}$'::text)),
-    CONSTRAINT sources_kind_known CHECK ((kind = ANY (ARRAY['generic'::text, 'github'::text, 'stripe'::text]))),
-    CONSTRAINT sources_name_form CHECK ((name ~ '^[a-z0-9_-]{1,63}$'::text)),
-    CONSTRAINT sources_replay_needs_dedup CHECK (((dedup <> 'none'::text) OR (replay_policy = 'absorb'::text))),
-    CONSTRAINT sources_replay_policy_known CHECK ((replay_policy = ANY (ARRAY['reject'::text, 'reject_all'::text, 'absorb'::text])))
-);
-COMMENT ON TABLE store.sources IS 'The {source} of POST /webhooks/{source}: how a webhook is verified, deduplicated and turned into a job.';
-COMMENT ON COLUMN store.sources.name IS 'Name in URLs, 1-63 of [a-z0-9_-].';
-COMMENT ON COLUMN store.sources.kind IS 'Signature scheme and payload form: generic (X-Signature), github (X-Hub-Signature-256) or stripe (Stripe-Signature).';
-COMMENT ON COLUMN store.sources.dedup IS 'event_id: the provider event id is required; event_id_or_hash: the hash of the body stands in for it; none: each delivery is an event.';
-COMMENT ON COLUMN store.sources.replay_policy IS 'reject: a known event is a replay unless its signature is newer; reject_all: always; absorb: never, it is a duplicate.';
-COMMENT ON COLUMN store.sources.job_kind IS 'The consumer handler that its jobs run.';
-COMMENT ON COLUMN store.sources.fanout IS 'Whether each new event is also published to the topic exchange <prefix>.events.';
-COMMENT ON COLUMN store.sources.created_at IS 'When the source was made.';
-COMMENT ON COLUMN store.sources.updated_at IS 'When the source was last changed.';
 CREATE TABLE store.stripe_event_idempotency (
     tenant_id uuid NOT NULL,
     source text NOT NULL,
@@ -2562,5 +2596,6 @@ GRANT SELECT ON TABLE relayforge.replays TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.schema_version TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.secret_usage TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.stuck_jobs TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.suspected_replays TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.tenant_usage TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.traffic TO relayforge_dba;
