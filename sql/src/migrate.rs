@@ -163,9 +163,10 @@ async fn run_migrations(client: &mut Client) -> Result<usize, DbError> {
         applied += error
             .report()
             .map_or(0, |report| report.applied_migrations().len());
-        let cause =
-            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<tokio_postgres::Error>());
-        let locked = cause.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
+        let locked = causes
+            .filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>())
+            .any(|cause| cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE));
         if locked && tries < TRIES {
             tracing::warn!(
                 tries,

@@ -17,5 +17,6 @@ mod quota;
 mod rejections;
 mod replay;
 mod support;
+mod upgrade;
 mod upkeep;
 mod verbs;
