@@ -101,7 +101,7 @@ begin
   perform relayforge.audit_jobs(p_actor, 'cancel_jobs', p_reason, v_job_ids, v_outcomes, 'cancelled', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-COMMENT ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Ends open jobs as cancelled and answers each: cancelled, final or unknown. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Ends open jobs as cancelled, 1 to 1,000 a call, and answers each: cancelled, final (it has its outcome) or unknown. A run that is under way is fenced, not stopped: what it reports is refused. Audited, with the reason.';
 CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -193,7 +193,7 @@ CREATE FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_d
   )
   select exists (select 1 from changed)
 $$;
-COMMENT ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) IS 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is.';
+COMMENT ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) IS 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is. Returns whether anything differed. An API that runs notes its own again within a minute.';
 CREATE FUNCTION relayforge.count_outbox() RETURNS bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -316,6 +316,9 @@ declare
   v_child text;
   v_from timestamptz;
   v_to timestamptz;
+  v_next timestamptz;
+  v_starts timestamptz[];
+  v_ends timestamptz[];
   v_made integer := 0;
 begin
   if p_interval not in ('day', 'week') then
@@ -326,16 +329,27 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
-    select max(p.to_at) into v_from from relayforge.list_partitions() p where p.parent = v_parent;
+    select max(p.to_at) filter (where p.from_at <= p_now), array_agg(p.from_at), array_agg(p.to_at)
+      into v_from, v_starts, v_ends
+      from relayforge.list_partitions() p
+     where p.parent = v_parent;
     if v_from is null or v_from < p_now - c_longest_gap then
       v_from := date_trunc(p_interval, p_now) - ('1 ' || p_interval)::interval;
     end if;
     while v_from < p_now + make_interval(days => p_days_ahead) loop
-      v_to := date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval;
+      select max(p.to_at) filter (where p.from_at <= v_from and p.to_at > v_from), min(p.from_at) filter (where p.from_at > v_from)
+        into v_to, v_next
+        from unnest(v_starts, v_ends) p(from_at, to_at);
+      if v_to is not null then
+        v_from := v_to;
+        continue;
+      end if;
+      v_to := least(date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval, v_next);
       v_child := format('%s_p%s', v_parent, to_char(v_from, 'YYYYMMDD'));
-      -- jobs are written once more, at their end: half-full pages keep that update HOT.
+      -- jobs are written once more, at their end: pages that are less than half full keep that update HOT, also when an
+      -- old snapshot keeps the first version (it is a little larger; at 50 a tenth had no room).
       execute format('create table store.%I (like store.%I including all) with (fillfactor = %s)',
-        v_child, v_parent, case v_parent when 'jobs' then 50 else 100 end);
+        v_child, v_parent, case v_parent when 'jobs' then 45 else 100 end);
       execute format('alter table store.%I attach partition store.%I for values from (%L) to (%L)',
         v_parent, v_child, relayforge.uuid7_floor(v_from), relayforge.uuid7_floor(v_to));
       v_made := v_made + 1;
@@ -344,7 +358,7 @@ begin
   end loop;
   return v_made;
 end $$;
-COMMENT ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) IS 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead; returns how many. Safe to call at any time.';
+COMMENT ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) IS 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead, those in a hole included; returns how many. Safe to call at any time.';
 CREATE FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -361,7 +375,7 @@ begin
     p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
   return v_erased;
 end $$;
-COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers and errors of one event and cancels its open jobs; returns how many deliveries were erased. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before. Copies outside of this database are not reached. Audited, with the reason.';
 CREATE FUNCTION relayforge.erase_events(p_event_ids uuid[], p_now timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -381,6 +395,8 @@ begin
     order by l.digest
       for update;
   perform 1 from open_jobs o where o.job_id = any (v_job_ids) order by o.job_id for no key update;
+  -- Whoever reprocesses one of them is either done, and its row in open_jobs is there, or will find the event erased.
+  perform 1 from jobs j where j.id = any (v_job_ids) order by j.id for no key update;
   with ended as (
     delete from open_jobs o
      where o.job_id = any (v_job_ids)
@@ -426,7 +442,7 @@ begin
   end loop;
   perform relayforge.erase_tenant_step(p_tenant_id, 'end', null, p_reason, p_actor, p_now);
 end $$;
-COMMENT ON PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint, IN p_actor text, IN p_now timestamp with time zone) IS 'Suspends a tenant and erases its events, secrets, samples and name, in short transactions. Audited, with the reason.';
+COMMENT ON PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, INOUT p_erased bigint, IN p_actor text, IN p_now timestamp with time zone) IS 'Suspends a tenant and erases its events, secrets, samples and name, in short transactions: not inside one. Killed half-way, call it again. p_erased comes back with the number of deliveries. Audited, with the reason.';
 CREATE FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(last_job_id uuid, erased bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -477,15 +493,17 @@ begin
 end $$;
 COMMENT ON FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_after uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'One step of erase_tenant in the caller''s transaction; call relayforge.erase_tenant instead.';
 CREATE FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) RETURNS uuid
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
-  select l.event_id
-    from tenants t
-    join dedup_ledger l on l.digest = relayforge.dedup_digest(t.id, p_source, 'provider:' || p_provider_event_id)
-   where t.slug = p_tenant
-$$;
-COMMENT ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) IS 'The event that a tenant''s slug, a source and the provider''s id name; null if there is none.';
+begin
+  return (
+    select l.event_id
+      from tenants t
+      join dedup_ledger l on l.digest = relayforge.dedup_digest(t.id, p_source, 'provider:' || p_provider_event_id)
+     where t.slug = p_tenant);
+end $$;
+COMMENT ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) IS 'The event that a tenant''s slug, a source and the provider''s id name: the newest, where the id came again after the dedup window. Null if there is none, or if its dedup key was a hash.';
 CREATE FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -550,15 +568,17 @@ begin
            relayforge.backoff(p_backoff_base, p_backoff_cap, q.attempt - q.attempt_base)) end)
     into p_failed, v_errors, v_attempts, v_causes, p_outcomes, v_dues
     from (
-      select o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
+      -- A run that stands twice in the arrays has failed once: the first counts.
+      select distinct on (o.job_id)
+             o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
              case
                when not i.retryable then 'permanent'
                when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
-               as i(job_id, run_id, error, retryable, retry_after_seconds)
+               with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
         join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
-       order by o.job_id
+       order by o.job_id, i.ord
     ) q;
   insert into job_log (id, job_id, what, attempt, detail)
   select relayforge.uuid7(p_now, 0), i.job_id, 'failed', i.attempt, i.error
@@ -623,7 +643,7 @@ begin
   perform relayforge.audit_jobs(p_actor, 'hold_jobs', p_reason, v_job_ids, v_outcomes, 'held', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-COMMENT ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Keeps jobs from being started until release_jobs, and answers each: held, processing, final or unknown. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Keeps jobs from being started until release_jobs, 1 to 1,000 a call, and answers each: held, processing (a run is under way: not held), final (it has its outcome) or unknown. Audited, with the reason.';
 CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -641,6 +661,7 @@ declare
   v_hash_floor constant uuid := relayforge.uuid7_floor(p_now - p_hash_window);
   -- One element per webhook, in arrival order.
   v_ids uuid[];
+  v_new_job_ids uuid[];
   v_hashes bytea[];
   v_refusals text[];
   v_dedup_keys text[];
@@ -658,18 +679,23 @@ declare
   -- Sets.
   v_tenants uuid[];
   v_over_quota uuid[];
+  v_quota_tenants uuid[];
+  v_quota_rows tid[];
+  v_quota_used bigint[];
+  v_quota_exceeded boolean;
   v_held uuid[];
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
-  select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
+  select array_agg(q.id), array_agg(q.job_id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
          array_agg(relayforge.dedup_digest(q.tenant_id, q.source, q.dedup_key)),
          array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
-    into v_ids, v_hashes, v_refusals, v_dedup_keys,
+    into v_ids, v_new_job_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
          v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts
     from (
       select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
              relayforge.uuid7(p_now, i.ord::integer) as id,
+             relayforge.uuid7(p_now, i.ord::integer) as job_id,
              sha256(i.body) as body_sha256,
              i.provider_event_id is null as by_hash,
              case
@@ -696,15 +722,28 @@ begin
   select array_agg(distinct i.tenant_id order by i.tenant_id) into v_tenants
     from unnest(p_tenant_ids, v_refusals) i(tenant_id, refusal)
    where i.refusal is null;
-  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order.
+  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order. Each is looked for once,
+  -- and from the end of its key (a day between itself and itself, so that the order is not lost on the planner): beside
+  -- an old snapshot a busy tenant's row has thousands of dead versions, and the last is the one that lives.
   insert into tenant_daily_quota_usage (tenant_id, day, used)
-  select t.tenant_id, v_day, 0 from unnest(v_tenants) t(tenant_id)
+  select t.tenant_id, v_day, 0
+    from unnest(v_tenants) t(tenant_id)
+   where (select u.used from tenant_daily_quota_usage u
+           where u.tenant_id = t.tenant_id and u.day between v_day and v_day
+           order by u.day desc limit 1) is null
   on conflict do nothing;
-  perform 1
-     from tenant_daily_quota_usage u
-    where u.tenant_id = any (v_tenants) and u.day = v_day
-    order by u.tenant_id
-      for no key update;
+  select array_agg(q.tenant_id), array_agg(q.ctid), array_agg(q.used) into v_quota_tenants, v_quota_rows, v_quota_used
+    from (
+      select t.tenant_id, u.ctid, u.used
+        from unnest(v_tenants) with ordinality as t(tenant_id, ord)
+       cross join lateral (
+         select u.ctid, u.used from tenant_daily_quota_usage u
+          where u.tenant_id = t.tenant_id and u.day between v_day and v_day
+          order by u.day desc limit 1
+            for no key update
+       ) u
+       order by t.ord
+    ) q;
   -- Replay rows of events that are known already.
   if array_length(array_remove(v_replay_keys, null), 1) > 0 then
     perform 1
@@ -745,20 +784,26 @@ begin
        order by i.ord
     ) q;
   -- Fresh events over the tenant's quota, by arrival: held, where its policy is that and a second quota has room, or
-  -- refused; the keys of those are given back.
-  select array_agg(q.event_id) filter (where q.over > q.may_hold),
-         array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
-    into v_over_quota, v_held
-    from (
-      select i.event_id,
-             row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
-             case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
-        from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
-        join tenants t on t.id = i.tenant_id
-       cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
-        join tenant_daily_quota_usage u on u.tenant_id = i.tenant_id and u.day = v_day
-       where i.fresh
-    ) q;
+  -- refused; the keys of those are given back. Nearly always there is room for all, and nobody has to be told apart.
+  select bool_or(u.used + f.fresh > coalesce(t.daily_quota, p_default_daily_quota)) into v_quota_exceeded
+    from (select i.tenant_id, count(*) as fresh from unnest(p_tenant_ids, v_fresh) i(tenant_id, fresh) where i.fresh group by i.tenant_id) f
+    join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = f.tenant_id
+    join tenants t on t.id = f.tenant_id;
+  if v_quota_exceeded then
+    select array_agg(q.event_id) filter (where q.over > q.may_hold),
+           array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
+      into v_over_quota, v_held
+      from (
+        select i.event_id,
+               row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
+               case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
+          from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+          join tenants t on t.id = i.tenant_id
+         cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
+          join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = i.tenant_id
+         where i.fresh
+      ) q;
+  end if;
   if v_over_quota is not null then
     delete from dedup_ledger l
      using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
@@ -783,6 +828,7 @@ begin
                with ordinality as i(refusal, event_id, fresh, replay_key, replay_policy, signed_at, stored_at, ord)
        order by i.ord
     ) q;
+  -- By the place where each row was locked: nobody else can have moved it.
   update tenant_daily_quota_usage u
      set used = u.used + q.accepted
     from (
@@ -791,7 +837,8 @@ begin
        where i.outcome = 'accepted'
        group by i.tenant_id
     ) q
-   where u.tenant_id = q.tenant_id and u.day = v_day;
+    join unnest(v_quota_tenants, v_quota_rows) k(tenant_id, ctid) on k.tenant_id = q.tenant_id
+   where u.ctid = k.ctid;
   -- The newest signature of each event whose source rejects replays.
   if array_length(array_remove(v_replay_keys, null), 1) > 0 then
     insert into stripe_event_idempotency as r (tenant_id, source, provider_event_id, event_id, signature_timestamp)
@@ -829,9 +876,9 @@ begin
    where i.outcome = 'accepted';
   with made as (
     insert into jobs (id, event_id, tenant_id, source, kind, event_type, dedup_key, correlation_id)
-    select relayforge.uuid7(p_now, i.ord::integer), i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
-      from unnest(v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
-             with ordinality as i(id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome, ord)
+    select i.job_id, i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
+      from unnest(v_new_job_ids, v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
+             as i(job_id, id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome)
      where i.outcome = 'accepted'
     returning id, event_id, tenant_id
   ), opened as (
@@ -846,12 +893,9 @@ begin
     from made m;
   if true = any (v_fanouts) then
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1,
+    select relayforge.uuid7(p_now, i.ord::integer), 'events', i.job_id, i.event_id, 1,
            case when i.event_id = any (v_held) then v_midnight else p_now end
-      from unnest(v_event_ids, v_fanouts, v_outcomes) with ordinality as i(event_id, fanout, outcome, ord)
-      join jobs j on j.event_id = i.event_id
-                 and j.id >= relayforge.uuid7_floor(p_now)
-                 and j.id < relayforge.uuid7_floor(p_now + interval '1 millisecond')
+      from unnest(v_new_job_ids, v_event_ids, v_fanouts, v_outcomes) with ordinality as i(job_id, event_id, fanout, outcome, ord)
      where i.outcome = 'accepted' and i.fanout;
   end if;
   if 'duplicate' = any (v_outcomes) then
@@ -863,7 +907,7 @@ begin
                  and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
                 then i.body end,
            i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
-           i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+           i.signed_at, i.secret_id, i.correlation_id, case when f.erased_at is null then i.trace_context end
       from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
              with ordinality
@@ -882,26 +926,29 @@ begin
       ) q
      where l.digest = q.digest;
   end if;
-  -- An event's first job has the event's millisecond, which names its partition.
-  select array_agg(q.job_id) into v_job_ids
-    from (
-      select case when i.outcome in ('accepted', 'duplicate', 'replay') then (
-               select j.id
-                 from jobs j
-                where j.event_id = i.event_id
-                  and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id))
-                  and j.id < relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id) + interval '1 millisecond')
-                order by j.id
-                limit 1
-             ) end as job_id
-        from unnest(v_event_ids, v_outcomes) with ordinality as i(event_id, outcome, ord)
-       order by i.ord
-    ) q;
+  -- The jobs of events that were known. An event's first job has the event's millisecond, which names its partition.
+  v_job_ids := v_new_job_ids;
+  if 'duplicate' = any (v_outcomes) or 'replay' = any (v_outcomes) then
+    select array_agg(q.job_id) into v_job_ids
+      from (
+        select case when i.outcome not in ('duplicate', 'replay') then i.new_job_id else (
+                 select j.id
+                   from jobs j
+                  where j.event_id = i.event_id
+                    and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id))
+                    and j.id < relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id) + interval '1 millisecond')
+                  order by j.id
+                  limit 1
+               ) end as job_id
+          from unnest(v_new_job_ids, v_event_ids, v_outcomes) with ordinality as i(new_job_id, event_id, outcome, ord)
+         order by i.ord
+      ) q;
+  end if;
   return query
   select i.outcome,
          case when i.outcome in ('accepted', 'duplicate') then i.id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.event_id end,
-         i.job_id,
+         case when i.outcome in ('accepted', 'duplicate', 'replay') then i.job_id end,
          case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end
     from unnest(v_outcomes, v_ids, v_event_ids, v_job_ids) with ordinality as i(outcome, id, event_id, job_id, ord)
    order by i.ord;
@@ -910,13 +957,16 @@ COMMENT ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources te
 CREATE FUNCTION relayforge.inspect_queue() RETURNS TABLE(outbox_dead_rows bigint, outbox_vacuumed_at timestamp with time zone, open_jobs_dead_rows bigint, open_jobs_vacuumed_at timestamp with time zone, snapshot_age_xids integer, snapshot_since timestamp with time zone, snapshot_holder text, notify_queue_usage double precision)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
-    AS $$
+    AS $_$
   with holders as (
     select age(a.backend_xmin) as xids, a.xact_start as since,
-           format('pid %s, %s, %s, %s', a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+           format(case a.backend_type when 'walsender' then 'standby %2$s, pid %1$s' else 'pid %s, %s, %s, %s' end,
+                  a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
                   coalesce(a.usename, '-'), coalesce(a.state, a.backend_type)) as holder
       from pg_stat_activity a
-     where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database()
+     where a.backend_xmin is not null and a.pid <> pg_backend_pid()
+       -- A standby with hot_standby_feedback belongs to no database and holds for all.
+       and (a.datname = current_database() or a.datname is null)
      union all
     select age(p.transaction), p.prepared, 'prepared transaction ' || p.gid
       from pg_prepared_xacts p
@@ -934,7 +984,7 @@ CREATE FUNCTION relayforge.inspect_queue() RETURNS TABLE(outbox_dead_rows bigint
     join pg_stat_user_tables j on j.relid = 'open_jobs'::regclass
     left join oldest s on true
    where o.relid = 'outbox_messages'::regclass
-$$;
+$_$;
 COMMENT ON FUNCTION relayforge.inspect_queue() IS 'Dead rows of outbox and open_jobs, the oldest snapshot and who holds it, use of the NOTIFY queue. No query texts.';
 CREATE FUNCTION relayforge.list_partitions() RETURNS TABLE(parent text, partition text, from_at timestamp with time zone, to_at timestamp with time zone, rows bigint, bytes bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1008,7 +1058,7 @@ begin
   end loop;
   p_done := array_remove(p_done, null);
 end $$;
-COMMENT ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) IS 'Upkeep: partitions, expiry, retention, purges, in short transactions. Safe to call at any time from psql or pg_cron.';
+COMMENT ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) IS 'Upkeep: partitions, expiry, retention, purges, in short transactions: not inside one. Safe to call at any time from psql or pg_cron, beside api and relay, which see to it every minute. p_done and p_failed come back with what was done and what was not.';
 CREATE FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1039,7 +1089,7 @@ CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT
   )
   select min(u.until) from (select max(c.until) as until from covered c group by c.parent) u
 $$;
-COMMENT ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) IS 'From when on nothing can be stored, unless further partitions are made.';
+COMMENT ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) IS 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system, now if there is none for now.';
 CREATE FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -1178,7 +1228,7 @@ begin
   perform relayforge.audit_jobs(p_actor, 'release_jobs', p_reason, v_job_ids, v_outcomes, 'released', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-COMMENT ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Lets held jobs go and answers each: released, not_held, final or unknown. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Lets held jobs go at once, 1 to 1,000 a call, and answers each: released, not_held, final (it has its outcome) or unknown. Audited, with the reason.';
 CREATE PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1210,18 +1260,22 @@ CREATE FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_act
 #variable_conflict use_column
 declare
   c_last_attempt constant smallint := 32000;
+  v_locked uuid[];
   v_job_ids uuid[];
   v_outcomes text[];
   v_attempts smallint[];
 begin
-  perform 1 from jobs j where j.id = any (p_job_ids) order by j.id for no key update;
+  select array_agg(q.id) into v_locked
+    from (
+      select j.id from jobs j where j.id = any (p_job_ids) and j.outcome is not null order by j.id for no key update
+    ) q;
   select array_agg(q.job_id), array_agg(q.outcome), array_agg(q.attempts)
     into v_job_ids, v_outcomes, v_attempts
     from (
       select i.job_id, coalesce(j.attempts, 0::smallint) as attempts,
              case
                when j.id is null then 'unknown'
-               when j.outcome is null then 'open'
+               when j.outcome is null or j.id <> all (coalesce(v_locked, '{}')) then 'open'
                when j.outcome = 'succeeded' then 'succeeded'
                when e.id is null or e.erased_at is not null then 'no_event'
                when j.attempts >= c_last_attempt then 'worn_out'
@@ -1249,7 +1303,7 @@ begin
   perform relayforge.audit_jobs(p_actor, 'reprocess_jobs', p_reason, v_job_ids, v_outcomes, 'reprocessed', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-COMMENT ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, and answers each. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, 1 to 1,000 a call, and answers each: reprocessed, open, succeeded, no_event (erased, or past its retention), worn_out (32,000 attempts) or unknown. Audited, with the reason.';
 CREATE FUNCTION relayforge.schema_code() RETURNS TABLE(epoch integer, fingerprint text, migration integer)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1307,8 +1361,9 @@ begin
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
                when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
-               when o.state = 'processing' or i.nth > 1 then 'busy'
-               when o.starts >= p_max_starts then 'poisoned'
+               when o.state = 'processing' then 'busy'
+               when o.starts >= p_max_starts then case when i.nth = 1 then 'poisoned' else 'final' end
+               when i.nth > 1 then 'busy'
                else 'started'
              end as outcome
         from (
@@ -1391,6 +1446,14 @@ begin
   return query select coalesce(cardinality(v_rescued), 0), coalesce(cardinality(v_poisoned), 0);
 end $$;
 COMMENT ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) IS 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison.';
+CREATE FUNCTION relayforge.tenant_of(p_tenant text) RETURNS uuid
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+begin
+  return (select t.id from tenants t where t.slug = p_tenant);
+end $$;
+COMMENT ON FUNCTION relayforge.tenant_of(p_tenant text) IS 'A tenant''s id by its slug; null if there is none. Narrow job_overview by tenant_id = relayforge.tenant_of(…).';
 CREATE FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval DEFAULT '00:00:00'::interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(more boolean, done text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1412,6 +1475,9 @@ declare
   v_floor uuid;
   v_kept_from timestamptz;
 begin
+  if p_now > clock_timestamp() + interval '1 minute' and not pg_has_role(session_user, 'relayforge_owner', 'member') then
+    raise exception 'upkeep is not run for % before that time', p_now using errcode = 'RF400';
+  end if;
   -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
   if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
     return query select false, 'another process is at it'::text;
@@ -1506,13 +1572,13 @@ CREATE FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) RETURNS uu
     AS $$
   select rpad(lpad(to_hex(floor(extract(epoch from p_at) * 1000)::bigint), 12, '0'), 32, '0')::uuid
 $$;
-COMMENT ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) IS 'The smallest UUIDv7 of the given time''s millisecond.';
+COMMENT ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) IS 'The smallest UUIDv7 of the given time''s millisecond: narrows by time what has an id (job_id >= relayforge.uuid7_floor(now() - interval ''1 hour'')).';
 CREATE FUNCTION relayforge.uuid7_time(p_id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
   select to_timestamp(('x' || translate(left(p_id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
 $$;
-COMMENT ON FUNCTION relayforge.uuid7_time(p_id uuid) IS 'The time in a UUIDv7, to the millisecond.';
+COMMENT ON FUNCTION relayforge.uuid7_time(p_id uuid) IS 'The time in a UUIDv7, to the millisecond: when the job was made, the delivery received, the row written.';
 CREATE FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone DEFAULT clock_timestamp()) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1653,7 +1719,14 @@ CREATE VIEW relayforge.dead_letters AS
     j.event_id,
     j.correlation_id
    FROM ((store.dead_jobs d
-     LEFT JOIN store.jobs j ON ((j.id = d.job_id)))
+     LEFT JOIN LATERAL ( SELECT DISTINCT ON (b.id) b.id,
+            b.event_id,
+            b.event_type,
+            b.attempts,
+            b.last_error,
+            b.correlation_id
+           FROM store.jobs b
+          WHERE (b.id = d.job_id)) j ON ((j.id = d.job_id)))
      LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)));
 COMMENT ON VIEW relayforge.dead_letters IS 'Jobs that were given up and not reprocessed since. Order by dead_at, narrow by tenant.';
 COMMENT ON COLUMN relayforge.dead_letters.job_id IS 'The job: what relayforge.reprocess_jobs takes.';
@@ -1695,7 +1768,7 @@ CREATE TABLE store.open_jobs (
     CONSTRAINT open_jobs_run_has_lease CHECK (((state = 'processing'::text) = ((run_id IS NOT NULL) AND (lease_until IS NOT NULL)))),
     CONSTRAINT open_jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'processing'::text, 'retrying'::text, 'held'::text])))
 )
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
+WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', fillfactor='40');
 COMMENT ON TABLE store.open_jobs IS 'One narrow row for each job that has no outcome yet. Only its key is indexed, so that state changes stay HOT.';
 COMMENT ON COLUMN store.open_jobs.job_id IS 'The job.';
 COMMENT ON COLUMN store.open_jobs.tenant_id IS 'Its tenant.';
@@ -1759,22 +1832,35 @@ COMMENT ON COLUMN store.webhook_inbox.erased_at IS 'When body, headers and trace
 CREATE VIEW relayforge.event_timeline AS
  SELECT t.slug AS tenant,
     j.source,
-    e.provider_event_id,
+    p.provider_event_id,
     j.event_id,
     j.id AS job_id,
-    x.at,
+    date_trunc('milliseconds'::text, x.at) AS at,
     x.what,
     x.attempt,
-    x.detail
-   FROM ((((store.jobs j
+    x.detail,
+    ((100 * COALESCE(x.attempt, 0)) + array_position(ARRAY['received'::text, 'queued'::text, 'duplicate'::text, 'replay'::text, 'erased'::text, 'held'::text, 'released'::text, 'due'::text, 'published'::text, 'started'::text, 'rescued'::text, 'failed'::text, 'dead'::text, 'succeeded'::text, 'cancelled'::text, 'reprocessed'::text], x.what)) AS step
+   FROM (((((store.jobs j
      LEFT JOIN store.tenants t ON ((t.id = j.tenant_id)))
      LEFT JOIN store.webhook_inbox e ON ((e.id = j.event_id)))
      LEFT JOIN store.open_jobs o ON ((o.job_id = j.id)))
-     CROSS JOIN LATERAL ( SELECT relayforge.uuid7_time(e.id) AS at,
+     CROSS JOIN LATERAL ( SELECT COALESCE(e.provider_event_id,
+                CASE
+                    WHEN (j.dedup_key ~~ 'provider:%'::text) THEN substr(j.dedup_key, 10)
+                    ELSE NULL::text
+                END) AS provider_event_id,
+            COALESCE((j.attempts)::integer, (o.attempt -
+                CASE
+                    WHEN (o.run_id IS NULL) THEN 1
+                    ELSE 0
+                END)) AS attempts) p)
+     CROSS JOIN LATERAL ( SELECT relayforge.uuid7_time(j.event_id) AS at,
             'received'::text AS what,
             NULL::integer AS attempt,
-            ('correlation id '::text || e.correlation_id) AS detail
-          WHERE (e.id IS NOT NULL)
+                CASE
+                    WHEN (e.id IS NULL) THEN 'its delivery is past its retention'::text
+                    ELSE ('correlation id '::text || e.correlation_id)
+                END AS detail
         UNION ALL
          SELECT relayforge.uuid7_time(d.id) AS uuid7_time,
             'duplicate'::text,
@@ -1791,7 +1877,7 @@ CREATE VIEW relayforge.event_timeline AS
             NULL::integer,
             format('refused %s times since %s'::text, r.times, r.first_at) AS format
            FROM store.rejected_replays r
-          WHERE ((r.tenant_id = j.tenant_id) AND (r.source = j.source) AND (r.provider_event_id = e.provider_event_id))
+          WHERE ((r.tenant_id = j.tenant_id) AND (r.source = j.source) AND (r.provider_event_id = p.provider_event_id))
         UNION ALL
          SELECT e.erased_at,
             'erased'::text,
@@ -1813,12 +1899,12 @@ CREATE VIEW relayforge.event_timeline AS
         UNION ALL
          SELECT COALESCE(o.started_at, j.started_at) AS "coalesce",
             'started'::text,
-            COALESCE(o.attempt, j.attempts) AS "coalesce",
+            p.attempts,
                 CASE
                     WHEN (o.run_id IS NOT NULL) THEN format('run %s, its lease lasts until %s'::text, o.run_id, o.lease_until)
                     ELSE NULL::text
                 END AS "case"
-          WHERE ((o.run_id IS NOT NULL) OR (j.started_at IS NOT NULL))
+          WHERE (COALESCE(o.started_at, j.started_at) IS NOT NULL)
         UNION ALL
          SELECT o.due_at,
             'due'::text,
@@ -1830,45 +1916,60 @@ CREATE VIEW relayforge.event_timeline AS
             'succeeded'::text,
             j.attempts,
             NULL::text
-          WHERE (j.outcome = 'succeeded'::text)) x);
-COMMENT ON VIEW relayforge.event_timeline IS 'What happened to an event and its jobs, a row each. Give it an event_id (relayforge.event_of finds it by the provider''s id) or a job_id, and order by at.';
+          WHERE (j.outcome = 'succeeded'::text)
+        UNION ALL
+         SELECT j.finished_at,
+            'cancelled'::text,
+            j.attempts,
+            'its event was erased'::text
+          WHERE ((j.outcome = 'cancelled'::text) AND (j.finished_at = e.erased_at))) x);
+COMMENT ON VIEW relayforge.event_timeline IS 'What happened to an event and its jobs, a row each. Give it an event_id (relayforge.event_of finds it by the provider''s id) or a job_id, and order by at, step.';
 COMMENT ON COLUMN relayforge.event_timeline.tenant IS 'The tenant''s slug.';
 COMMENT ON COLUMN relayforge.event_timeline.source IS 'The source.';
 COMMENT ON COLUMN relayforge.event_timeline.provider_event_id IS 'The provider''s id of the event.';
 COMMENT ON COLUMN relayforge.event_timeline.event_id IS 'Our id of the event. Narrow by this.';
 COMMENT ON COLUMN relayforge.event_timeline.job_id IS 'The job. Or by this.';
-COMMENT ON COLUMN relayforge.event_timeline.at IS 'When it happened. In the future for what is due.';
-COMMENT ON COLUMN relayforge.event_timeline.what IS 'received, duplicate, replay (the last one refused), queued, published, started (the last run), failed, rescued, dead, succeeded, due, or an operator''s verb.';
+COMMENT ON COLUMN relayforge.event_timeline.at IS 'When it happened, to the millisecond. In the future for what is due.';
+COMMENT ON COLUMN relayforge.event_timeline.what IS 'received, duplicate, replay (the last one refused), erased, queued, published, started (the last run), failed, rescued (lease ran out), dead, succeeded, due (the next attempt), or an operator''s verb: held, released, cancelled, reprocessed.';
 COMMENT ON COLUMN relayforge.event_timeline.attempt IS 'The attempt it happened to.';
 COMMENT ON COLUMN relayforge.event_timeline.detail IS 'The error, the cause, or who gave which reason.';
+COMMENT ON COLUMN relayforge.event_timeline.step IS 'The order of what happened within one millisecond.';
 CREATE VIEW relayforge.job_overview AS
  SELECT j.id AS job_id,
     t.slug AS tenant,
     j.source,
     j.event_type,
     COALESCE(o.state, j.outcome) AS status,
-    COALESCE((j.attempts)::integer,
+    COALESCE((j.attempts)::integer, (o.attempt -
         CASE
-            WHEN (o.run_id IS NULL) THEN (o.attempt - 1)
-            ELSE (o.attempt)::integer
-        END) AS attempts,
+            WHEN (o.run_id IS NULL) THEN 1
+            ELSE 0
+        END)) AS attempts,
     relayforge.uuid7_time(j.id) AS created_at,
     j.finished_at,
-    COALESCE(j.last_error, l.detail) AS last_error,
+    COALESCE(l.detail, j.last_error) AS last_error,
     j.event_id,
-    j.correlation_id
+    j.correlation_id,
+    j.tenant_id
    FROM (((store.jobs j
      LEFT JOIN store.tenants t ON ((t.id = j.tenant_id)))
      LEFT JOIN store.open_jobs o ON ((o.job_id = j.id)))
-     LEFT JOIN LATERAL ( SELECT l_1.detail
+     LEFT JOIN LATERAL ( SELECT (array_agg(l_1.detail ORDER BY l_1.id DESC))[1] AS detail
            FROM store.job_log l_1
-          WHERE ((l_1.job_id = j.id) AND (l_1.what = 'failed'::text) AND (l_1.id >= relayforge.uuid7_floor(relayforge.uuid7_time(j.id))) AND (o.job_id IS NOT NULL))
-          ORDER BY l_1.id DESC
-         LIMIT 1) l ON (true));
-COMMENT ON VIEW relayforge.job_overview IS 'Every job with its present state. Narrow it by job_id or time (job_id >= relayforge.uuid7_floor(…)).';
+          WHERE ((l_1.job_id = j.id) AND (l_1.what = 'failed'::text) AND (l_1.id >= relayforge.uuid7_floor(relayforge.uuid7_time(j.id))) AND (o.job_id IS NOT NULL))) l ON (true));
+COMMENT ON VIEW relayforge.job_overview IS 'Every job with its present state. Narrow it by job_id, by tenant_id = relayforge.tenant_of(…) or by time (job_id >= relayforge.uuid7_floor(…)).';
+COMMENT ON COLUMN relayforge.job_overview.job_id IS 'The job; its time is when it was made. Narrow by this.';
+COMMENT ON COLUMN relayforge.job_overview.tenant IS 'The tenant''s slug.';
+COMMENT ON COLUMN relayforge.job_overview.source IS 'The source.';
+COMMENT ON COLUMN relayforge.job_overview.event_type IS 'What happened, in the provider''s words.';
 COMMENT ON COLUMN relayforge.job_overview.status IS 'queued, processing, retrying, held, or the outcome: succeeded, dead_lettered, cancelled.';
 COMMENT ON COLUMN relayforge.job_overview.attempts IS 'Runs that were started.';
+COMMENT ON COLUMN relayforge.job_overview.created_at IS 'When the job was made.';
+COMMENT ON COLUMN relayforge.job_overview.finished_at IS 'When it reached its outcome; null while it is open.';
 COMMENT ON COLUMN relayforge.job_overview.last_error IS 'What the last failed run said.';
+COMMENT ON COLUMN relayforge.job_overview.event_id IS 'Its event: see event_timeline.';
+COMMENT ON COLUMN relayforge.job_overview.correlation_id IS 'Joins log lines, from the request to the last retry.';
+COMMENT ON COLUMN relayforge.job_overview.tenant_id IS 'The tenant. Narrow by this rather than by its slug: for the newest jobs of a tenant the slug reads those of all.';
 CREATE TABLE store.outbox_messages (
     id uuid NOT NULL,
     target text NOT NULL,
@@ -2019,8 +2120,8 @@ COMMENT ON COLUMN relayforge.queue_health.outbox_vacuumed_at IS 'When outbox_mes
 COMMENT ON COLUMN relayforge.queue_health.open_jobs_dead_rows IS 'Dead rows of open_jobs that vacuum has not removed.';
 COMMENT ON COLUMN relayforge.queue_health.open_jobs_vacuumed_at IS 'When open_jobs was last vacuumed.';
 COMMENT ON COLUMN relayforge.queue_health.snapshot_age_xids IS 'Transactions since the oldest snapshot: what died since cannot be vacuumed.';
-COMMENT ON COLUMN relayforge.queue_health.snapshot_age IS 'For how long that transaction has been open; null for a replication slot.';
-COMMENT ON COLUMN relayforge.queue_health.snapshot_holder IS 'Who holds it: a session, a prepared transaction or a replication slot.';
+COMMENT ON COLUMN relayforge.queue_health.snapshot_age IS 'For how long that transaction has been open; null for a standby or a replication slot.';
+COMMENT ON COLUMN relayforge.queue_health.snapshot_holder IS 'Who holds it: a session, a standby with hot_standby_feedback, a prepared transaction or a replication slot.';
 COMMENT ON COLUMN relayforge.queue_health.outbox_oldest_due_at IS 'When the oldest message of the outbox was or will be due.';
 COMMENT ON COLUMN relayforge.queue_health.outbox_lag IS 'For how long it has been due.';
 COMMENT ON COLUMN relayforge.queue_health.processing IS 'Jobs under way.';
@@ -2090,6 +2191,9 @@ CREATE VIEW relayforge.schema_version AS
     c.migration
    FROM relayforge.schema_code() c(epoch, fingerprint, migration);
 COMMENT ON VIEW relayforge.schema_version IS 'The code epoch and fingerprint and the newest migration.';
+COMMENT ON COLUMN relayforge.schema_version.epoch IS 'Rises with each change of the SQL code: a binary of a higher one is not ready, a migrator of a lower one does nothing.';
+COMMENT ON COLUMN relayforge.schema_version.fingerprint IS 'SHA-256 over migrations, functions and views, its first 16 bytes.';
+COMMENT ON COLUMN relayforge.schema_version.migration IS 'The newest migration that was applied.';
 CREATE TABLE store.secret_usage (
     secret_id uuid NOT NULL,
     uses bigint NOT NULL,
@@ -2143,7 +2247,7 @@ COMMENT ON COLUMN relayforge.secret_usage.is_current IS 'Whether it is the newes
 COMMENT ON COLUMN relayforge.secret_usage.uses IS 'Webhooks that it has verified and that were accepted or duplicates.';
 COMMENT ON COLUMN relayforge.secret_usage.last_used_at IS 'When the last of them was counted; null if there was none.';
 CREATE VIEW relayforge.stuck_jobs AS
- SELECT o.job_id,
+ SELECT DISTINCT ON (o.job_id) o.job_id,
     t.slug AS tenant,
     o.state,
     o.attempt,
@@ -2162,7 +2266,8 @@ CREATE VIEW relayforge.stuck_jobs AS
                 END AS since) s)
      LEFT JOIN store.tenants t ON ((t.id = o.tenant_id)))
      LEFT JOIN store.outbox_messages b ON (((b.job_id = o.job_id) AND (b.attempt = o.attempt) AND (b.target = 'jobs'::text))))
-  WHERE (((o.state = 'processing'::text) AND (o.lease_until < (statement_timestamp() - '00:00:10'::interval))) OR ((o.state <> 'processing'::text) AND (o.due_at < (statement_timestamp() - '00:05:00'::interval))));
+  WHERE (((o.state = 'processing'::text) AND (o.lease_until < (statement_timestamp() - '00:00:10'::interval))) OR ((o.state <> 'processing'::text) AND (o.due_at < (statement_timestamp() - '00:05:00'::interval))))
+  ORDER BY o.job_id, b.attempts DESC NULLS LAST;
 COMMENT ON VIEW relayforge.stuck_jobs IS 'Open jobs that nothing seems to move, with what they wait for. Empty in a healthy system without a backlog.';
 COMMENT ON COLUMN relayforge.stuck_jobs.job_id IS 'The job.';
 COMMENT ON COLUMN relayforge.stuck_jobs.tenant IS 'The tenant''s slug.';
@@ -2569,6 +2674,8 @@ REVOKE ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts intege
 GRANT ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.tenant_of(p_tenant text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.tenant_of(p_tenant text) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) TO relayforge_relay;

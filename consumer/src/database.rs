@@ -65,7 +65,7 @@ impl Database {
             // The next user of the connection would wait for the answer that we have given up.
             Err(DbError::Unavailable(_)) => drop(Object::take(client)),
             // Statements that were prepared before a migration replaced their function; preparing anew mends it.
-            Err(DbError::Bug(_)) => self.pool.manager().statement_caches.clear(),
+            Err(DbError::Bug(_) | DbError::Busy(_)) => self.pool.manager().statement_caches.clear(),
             _ => {}
         }
         result

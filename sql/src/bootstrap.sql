@@ -18,8 +18,9 @@ begin
   end if;
 end $$;
 
--- Bounds on what a service's session may hold. Written only where they differ: two migrators that write the same
--- role at once fail.
+-- Bounds on what a service's session may hold. Views span all partitions: compiling such a plan takes seconds, running
+-- it milliseconds, so the DBA's role goes without. Written only where they differ: two migrators that write the same role
+-- at once fail.
 do $$
 declare
   v_setting record;
@@ -32,7 +33,8 @@ begin
       ('relayforge_relay', 'idle_in_transaction_session_timeout', '15s'),
       ('relayforge_relay', 'statement_timeout', '10s'),
       ('relayforge_consumer', 'idle_in_transaction_session_timeout', '15s'),
-      ('relayforge_consumer', 'statement_timeout', '10s')
+      ('relayforge_consumer', 'statement_timeout', '10s'),
+      ('relayforge_dba', 'jit', 'off')
     ) s(role, name, value)
   loop
     if not exists (

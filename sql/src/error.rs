@@ -17,7 +17,7 @@ pub enum DbError {
     /// `RF400`, or SQLSTATE classes 22 and 23: a value that the schema refuses.
     #[error("invalid: {0}")]
     Invalid(String),
-    /// Serialization failure or deadlock: the same call may pass at once.
+    /// Serialization failure, deadlock, or a function that was being replaced: the same call may pass at once.
     #[error("busy: {0}")]
     Busy(String),
     /// Somebody else holds a lock that this call needs, for longer than the role waits: it may pass later, and a call
@@ -77,6 +77,9 @@ impl From<tokio_postgres::Error> for DbError {
             {
                 Self::Busy(text)
             }
+            // A migrator has replaced a function between our look at its name and the call. Under its name there is a new
+            // one, which this session finds by itself, or when the migrator has every session look again.
+            "XX000" if db.message().starts_with("cache lookup failed for function") => Self::Busy(text),
             _ if [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(db.code()) => {
                 Self::Locked(text)
             }

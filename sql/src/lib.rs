@@ -19,6 +19,8 @@ pub mod testing;
 pub mod traffic;
 pub mod unwritten;
 pub mod upkeep;
+#[cfg(feature = "volume")]
+pub mod volume;
 
 pub use code_objects::{CodeVersion, Swapped};
 pub use deadpool_postgres::{GenericClient, Object, Pool, Transaction};

@@ -16,9 +16,17 @@ mod embedded {
 /// Key of the migrator's advisory lock: "relayfor" in ASCII.
 const LOCK_KEY: i64 = 0x7265_6c61_7966_6f72;
 
-/// How often a migration or the code swap is tried, when somebody holds a table or a view that it has to change. Each
-/// try waits for at most two seconds, because everybody else waits behind it.
-const TRIES: u32 = 5;
+/// How often a migration is tried, when somebody holds a table that it has to change: for 10 s in all.
+const MIGRATION_TRIES: u32 = 25;
+
+/// Pause between these tries, in which those who queued behind the migration have their turn.
+const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the code swap is tried, when a reader holds a view that it has to replace.
+const SWAP_TRIES: u32 = 5;
+
+/// How long the planning of a call takes at the most, with every processor busy.
+const PLANNED_WITHIN: Duration = Duration::from_millis(250);
 
 /// Where to migrate, and the passwords that the service roles get.
 #[derive(clap::Args, Debug, Clone)]
@@ -133,14 +141,17 @@ pub async fn migrate(config: &MigrateConfig) -> Result<Migrated, DbError> {
     }
     client.batch_execute(include_str!("bootstrap.sql")).await?;
     client
-        .batch_execute("set role relayforge_owner; set search_path = store; set lock_timeout = '2s'")
+        .batch_execute("set role relayforge_owner; set search_path = store")
         .await?;
-    let migrations = run_migrations(&mut client).await?;
+    let migrations = apply_migrations(&mut client).await?;
     let code = swap(&mut client).await?;
     let partitions = client
         .query_one("select relayforge.ensure_partitions() as made", &[])
         .await?
         .get("made");
+    if code != Swapped::default() {
+        have_functions_looked_up_anew(&client).await;
+    }
     client.batch_execute("reset role").await?;
     set_passwords(&client, config).await?;
     Ok(Migrated::Done {
@@ -150,40 +161,37 @@ pub async fn migrate(config: &MigrateConfig) -> Result<Migrated, DbError> {
     })
 }
 
-/// Applies what is missing, each migration in a transaction of its own; returns how many.
-async fn run_migrations(client: &mut Client) -> Result<usize, DbError> {
-    let mut applied = 0;
-    let mut tries = 0;
+/// Applies the migrations that are missing, each in a transaction of its own, and answers how many. Whoever comes after a
+/// migration that waits for a lock waits behind it, so none waits longer than ingest is ready to (250 ms).
+async fn apply_migrations(client: &mut Client) -> Result<usize, DbError> {
+    client.batch_execute("set lock_timeout = '200ms'").await?;
+    let (mut applied, mut tries) = (0, 0);
     loop {
         tries += 1;
         let error = match embedded::migrations::runner().run_async(client).await {
-            Ok(report) => return Ok(applied + report.applied_migrations().len()),
+            Ok(report) => {
+                client.batch_execute("reset lock_timeout").await?;
+                return Ok(applied + report.applied_migrations().len());
+            }
             Err(error) => error,
         };
         applied += error
             .report()
             .map_or(0, |report| report.applied_migrations().len());
-        let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
-        let locked = causes
-            .filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>())
-            .any(|cause| cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE));
-        if locked && tries < TRIES {
-            tracing::warn!(
-                tries,
-                "somebody holds a table that a migration changes; trying again"
-            );
-            tokio::time::sleep(Duration::from_millis(200 * u64::from(tries))).await;
-            continue;
+        let sources = || std::iter::successors(std::error::Error::source(&error), |source| source.source());
+        let locked = sources()
+            .filter_map(|source| source.downcast_ref::<tokio_postgres::Error>())
+            .any(|source| source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE));
+        if !locked {
+            let source = sources().next();
+            return Err(DbError::Bug(format!("migration failed: {error}: {source:?}")));
         }
-        let text = format!(
-            "migration failed: {error}: {:?}",
-            std::error::Error::source(&error)
-        );
-        return Err(if locked {
-            DbError::Locked(text)
-        } else {
-            DbError::Bug(text)
-        });
+        if tries == MIGRATION_TRIES {
+            return Err(DbError::Locked(format!(
+                "a migration has to change what somebody holds, and nothing of it was changed: {error}"
+            )));
+        }
+        tokio::time::sleep(MIGRATION_PAUSE).await;
     }
 }
 
@@ -197,13 +205,26 @@ async fn swap(client: &mut Client) -> Result<Swapped, DbError> {
                 tx.commit().await?;
                 return Ok(swapped);
             }
-            Err(error) if error.is_retryable() && tries < TRIES => {
+            Err(error) if error.is_retryable() && tries < SWAP_TRIES => {
                 tx.rollback().await?;
                 tokio::time::sleep(Duration::from_millis(200 * u64::from(tries))).await;
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Ends what a swap may have left behind in other sessions. PostgreSQL takes no lock on a function that it plans a call
+/// of: a session that did so while the function was being replaced may have missed that, and would call what is gone, or
+/// run what is old, until it ends (seen: "cache lookup failed for function", again and again). A change of the schema's
+/// own row has every session plan all that it has prepared anew.
+async fn have_functions_looked_up_anew(client: &Client) {
+    // Those that were planning when the swap was committed have done so by then.
+    tokio::time::sleep(PLANNED_WITHIN).await;
+    // The right is there already: what counts is that the row is written. Where that fails, somebody else has written it.
+    let _ = client
+        .batch_execute("grant usage on schema relayforge to relayforge_dba")
+        .await;
 }
 
 /// The epoch in the comment of schema `relayforge`, or `None` before the first migration.

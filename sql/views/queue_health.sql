@@ -32,8 +32,8 @@ comment on column relayforge.queue_health.outbox_vacuumed_at is 'When outbox_mes
 comment on column relayforge.queue_health.open_jobs_dead_rows is 'Dead rows of open_jobs that vacuum has not removed.';
 comment on column relayforge.queue_health.open_jobs_vacuumed_at is 'When open_jobs was last vacuumed.';
 comment on column relayforge.queue_health.snapshot_age_xids is 'Transactions since the oldest snapshot: what died since cannot be vacuumed.';
-comment on column relayforge.queue_health.snapshot_age is 'For how long that transaction has been open; null for a replication slot.';
-comment on column relayforge.queue_health.snapshot_holder is 'Who holds it: a session, a prepared transaction or a replication slot.';
+comment on column relayforge.queue_health.snapshot_age is 'For how long that transaction has been open; null for a standby or a replication slot.';
+comment on column relayforge.queue_health.snapshot_holder is 'Who holds it: a session, a standby with hot_standby_feedback, a prepared transaction or a replication slot.';
 comment on column relayforge.queue_health.outbox_oldest_due_at is 'When the oldest message of the outbox was or will be due.';
 comment on column relayforge.queue_health.outbox_lag is 'For how long it has been due.';
 comment on column relayforge.queue_health.processing is 'Jobs under way.';

@@ -1,7 +1,9 @@
 -- Open jobs that nothing seems to move: leases that ran out long enough ago for the sweeper to have come by, and jobs
--- that were due five minutes ago. One pass over open_jobs, and over the outbox for those that are overdue.
+-- that were due five minutes ago. One pass over open_jobs, and over the outbox for those that are overdue. A job that was
+-- held and released while its message waited has two messages: the one that fares worse is shown.
 create view relayforge.stuck_jobs as
-select o.job_id,
+select distinct on (o.job_id)
+       o.job_id,
        t.slug as tenant,
        o.state,
        o.attempt,
@@ -17,7 +19,8 @@ select o.job_id,
   left join store.tenants t on t.id = o.tenant_id
   left join store.outbox_messages b on b.job_id = o.job_id and b.attempt = o.attempt and b.target = 'jobs'
  where (o.state = 'processing' and o.lease_until < statement_timestamp() - interval '10 seconds')
-    or (o.state <> 'processing' and o.due_at < statement_timestamp() - interval '5 minutes');
+    or (o.state <> 'processing' and o.due_at < statement_timestamp() - interval '5 minutes')
+ order by o.job_id, b.attempts desc nulls last;
 comment on view relayforge.stuck_jobs is 'Open jobs that nothing seems to move, with what they wait for. Empty in a healthy system without a backlog.';
 comment on column relayforge.stuck_jobs.job_id is 'The job.';
 comment on column relayforge.stuck_jobs.tenant is 'The tenant''s slug.';

@@ -23,5 +23,5 @@ begin
     p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
   return v_erased;
 end $$;
-comment on function relayforge.erase_event is 'Erases body, headers and errors of one event and cancels its open jobs; returns how many deliveries were erased. Audited, with the reason.';
+comment on function relayforge.erase_event is 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before. Copies outside of this database are not reached. Audited, with the reason.';
 grant execute on function relayforge.erase_event to relayforge_dba;

@@ -26,6 +26,8 @@ begin
       for update;
 
   perform 1 from open_jobs o where o.job_id = any (v_job_ids) order by o.job_id for no key update;
+  -- Whoever reprocesses one of them is either done, and its row in open_jobs is there, or will find the event erased.
+  perform 1 from jobs j where j.id = any (v_job_ids) order by j.id for no key update;
   with ended as (
     delete from open_jobs o
      where o.job_id = any (v_job_ids)

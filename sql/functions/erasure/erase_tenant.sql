@@ -29,5 +29,5 @@ begin
   end loop;
   perform relayforge.erase_tenant_step(p_tenant_id, 'end', null, p_reason, p_actor, p_now);
 end $$;
-comment on procedure relayforge.erase_tenant is 'Suspends a tenant and erases its events, secrets, samples and name, in short transactions. Audited, with the reason.';
+comment on procedure relayforge.erase_tenant is 'Suspends a tenant and erases its events, secrets, samples and name, in short transactions: not inside one. Killed half-way, call it again. p_erased comes back with the number of deliveries. Audited, with the reason.';
 grant execute on procedure relayforge.erase_tenant to relayforge_dba;

@@ -42,6 +42,7 @@ declare
   v_hash_floor constant uuid := relayforge.uuid7_floor(p_now - p_hash_window);
   -- One element per webhook, in arrival order.
   v_ids uuid[];
+  v_new_job_ids uuid[];
   v_hashes bytea[];
   v_refusals text[];
   v_dedup_keys text[];
@@ -59,18 +60,23 @@ declare
   -- Sets.
   v_tenants uuid[];
   v_over_quota uuid[];
+  v_quota_tenants uuid[];
+  v_quota_rows tid[];
+  v_quota_used bigint[];
+  v_quota_exceeded boolean;
   v_held uuid[];
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
-  select array_agg(q.id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
+  select array_agg(q.id), array_agg(q.job_id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
          array_agg(relayforge.dedup_digest(q.tenant_id, q.source, q.dedup_key)),
          array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
-    into v_ids, v_hashes, v_refusals, v_dedup_keys,
+    into v_ids, v_new_job_ids, v_hashes, v_refusals, v_dedup_keys,
          v_digests,
          v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts
     from (
       select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
              relayforge.uuid7(p_now, i.ord::integer) as id,
+             relayforge.uuid7(p_now, i.ord::integer) as job_id,
              sha256(i.body) as body_sha256,
              i.provider_event_id is null as by_hash,
              case
@@ -99,15 +105,28 @@ begin
     from unnest(p_tenant_ids, v_refusals) i(tenant_id, refusal)
    where i.refusal is null;
 
-  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order.
+  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order. Each is looked for once,
+  -- and from the end of its key (a day between itself and itself, so that the order is not lost on the planner): beside
+  -- an old snapshot a busy tenant's row has thousands of dead versions, and the last is the one that lives.
   insert into tenant_daily_quota_usage (tenant_id, day, used)
-  select t.tenant_id, v_day, 0 from unnest(v_tenants) t(tenant_id)
+  select t.tenant_id, v_day, 0
+    from unnest(v_tenants) t(tenant_id)
+   where (select u.used from tenant_daily_quota_usage u
+           where u.tenant_id = t.tenant_id and u.day between v_day and v_day
+           order by u.day desc limit 1) is null
   on conflict do nothing;
-  perform 1
-     from tenant_daily_quota_usage u
-    where u.tenant_id = any (v_tenants) and u.day = v_day
-    order by u.tenant_id
-      for no key update;
+  select array_agg(q.tenant_id), array_agg(q.ctid), array_agg(q.used) into v_quota_tenants, v_quota_rows, v_quota_used
+    from (
+      select t.tenant_id, u.ctid, u.used
+        from unnest(v_tenants) with ordinality as t(tenant_id, ord)
+       cross join lateral (
+         select u.ctid, u.used from tenant_daily_quota_usage u
+          where u.tenant_id = t.tenant_id and u.day between v_day and v_day
+          order by u.day desc limit 1
+            for no key update
+       ) u
+       order by t.ord
+    ) q;
 
   -- Replay rows of events that are known already.
   if array_length(array_remove(v_replay_keys, null), 1) > 0 then
@@ -152,20 +171,26 @@ begin
     ) q;
 
   -- Fresh events over the tenant's quota, by arrival: held, where its policy is that and a second quota has room, or
-  -- refused; the keys of those are given back.
-  select array_agg(q.event_id) filter (where q.over > q.may_hold),
-         array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
-    into v_over_quota, v_held
-    from (
-      select i.event_id,
-             row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
-             case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
-        from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
-        join tenants t on t.id = i.tenant_id
-       cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
-        join tenant_daily_quota_usage u on u.tenant_id = i.tenant_id and u.day = v_day
-       where i.fresh
-    ) q;
+  -- refused; the keys of those are given back. Nearly always there is room for all, and nobody has to be told apart.
+  select bool_or(u.used + f.fresh > coalesce(t.daily_quota, p_default_daily_quota)) into v_quota_exceeded
+    from (select i.tenant_id, count(*) as fresh from unnest(p_tenant_ids, v_fresh) i(tenant_id, fresh) where i.fresh group by i.tenant_id) f
+    join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = f.tenant_id
+    join tenants t on t.id = f.tenant_id;
+  if v_quota_exceeded then
+    select array_agg(q.event_id) filter (where q.over > q.may_hold),
+           array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
+      into v_over_quota, v_held
+      from (
+        select i.event_id,
+               row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
+               case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
+          from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+          join tenants t on t.id = i.tenant_id
+         cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
+          join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = i.tenant_id
+         where i.fresh
+      ) q;
+  end if;
   if v_over_quota is not null then
     delete from dedup_ledger l
      using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
@@ -192,6 +217,7 @@ begin
        order by i.ord
     ) q;
 
+  -- By the place where each row was locked: nobody else can have moved it.
   update tenant_daily_quota_usage u
      set used = u.used + q.accepted
     from (
@@ -200,7 +226,8 @@ begin
        where i.outcome = 'accepted'
        group by i.tenant_id
     ) q
-   where u.tenant_id = q.tenant_id and u.day = v_day;
+    join unnest(v_quota_tenants, v_quota_rows) k(tenant_id, ctid) on k.tenant_id = q.tenant_id
+   where u.ctid = k.ctid;
 
   -- The newest signature of each event whose source rejects replays.
   if array_length(array_remove(v_replay_keys, null), 1) > 0 then
@@ -242,9 +269,9 @@ begin
 
   with made as (
     insert into jobs (id, event_id, tenant_id, source, kind, event_type, dedup_key, correlation_id)
-    select relayforge.uuid7(p_now, i.ord::integer), i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
-      from unnest(v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
-             with ordinality as i(id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome, ord)
+    select i.job_id, i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
+      from unnest(v_new_job_ids, v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
+             as i(job_id, id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome)
      where i.outcome = 'accepted'
     returning id, event_id, tenant_id
   ), opened as (
@@ -260,12 +287,9 @@ begin
 
   if true = any (v_fanouts) then
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, i.ord::integer), 'events', j.id, i.event_id, 1,
+    select relayforge.uuid7(p_now, i.ord::integer), 'events', i.job_id, i.event_id, 1,
            case when i.event_id = any (v_held) then v_midnight else p_now end
-      from unnest(v_event_ids, v_fanouts, v_outcomes) with ordinality as i(event_id, fanout, outcome, ord)
-      join jobs j on j.event_id = i.event_id
-                 and j.id >= relayforge.uuid7_floor(p_now)
-                 and j.id < relayforge.uuid7_floor(p_now + interval '1 millisecond')
+      from unnest(v_new_job_ids, v_event_ids, v_fanouts, v_outcomes) with ordinality as i(job_id, event_id, fanout, outcome, ord)
      where i.outcome = 'accepted' and i.fanout;
   end if;
 
@@ -278,7 +302,7 @@ begin
                  and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
                 then i.body end,
            i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
-           i.signed_at, i.secret_id, i.correlation_id, i.trace_context
+           i.signed_at, i.secret_id, i.correlation_id, case when f.erased_at is null then i.trace_context end
       from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
              with ordinality
@@ -298,27 +322,30 @@ begin
      where l.digest = q.digest;
   end if;
 
-  -- An event's first job has the event's millisecond, which names its partition.
-  select array_agg(q.job_id) into v_job_ids
-    from (
-      select case when i.outcome in ('accepted', 'duplicate', 'replay') then (
-               select j.id
-                 from jobs j
-                where j.event_id = i.event_id
-                  and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id))
-                  and j.id < relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id) + interval '1 millisecond')
-                order by j.id
-                limit 1
-             ) end as job_id
-        from unnest(v_event_ids, v_outcomes) with ordinality as i(event_id, outcome, ord)
-       order by i.ord
-    ) q;
+  -- The jobs of events that were known. An event's first job has the event's millisecond, which names its partition.
+  v_job_ids := v_new_job_ids;
+  if 'duplicate' = any (v_outcomes) or 'replay' = any (v_outcomes) then
+    select array_agg(q.job_id) into v_job_ids
+      from (
+        select case when i.outcome not in ('duplicate', 'replay') then i.new_job_id else (
+                 select j.id
+                   from jobs j
+                  where j.event_id = i.event_id
+                    and j.id >= relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id))
+                    and j.id < relayforge.uuid7_floor(relayforge.uuid7_time(i.event_id) + interval '1 millisecond')
+                  order by j.id
+                  limit 1
+               ) end as job_id
+          from unnest(v_new_job_ids, v_event_ids, v_outcomes) with ordinality as i(new_job_id, event_id, outcome, ord)
+         order by i.ord
+      ) q;
+  end if;
 
   return query
   select i.outcome,
          case when i.outcome in ('accepted', 'duplicate') then i.id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.event_id end,
-         i.job_id,
+         case when i.outcome in ('accepted', 'duplicate', 'replay') then i.job_id end,
          case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end
     from unnest(v_outcomes, v_ids, v_event_ids, v_job_ids) with ordinality as i(outcome, id, event_id, job_id, ord)
    order by i.ord;

@@ -44,15 +44,17 @@ begin
            relayforge.backoff(p_backoff_base, p_backoff_cap, q.attempt - q.attempt_base)) end)
     into p_failed, v_errors, v_attempts, v_causes, p_outcomes, v_dues
     from (
-      select o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
+      -- A run that stands twice in the arrays has failed once: the first counts.
+      select distinct on (o.job_id)
+             o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
              case
                when not i.retryable then 'permanent'
                when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
-               as i(job_id, run_id, error, retryable, retry_after_seconds)
+               with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
         join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
-       order by o.job_id
+       order by o.job_id, i.ord
     ) q;
 
   insert into job_log (id, job_id, what, attempt, detail)

@@ -42,8 +42,9 @@ begin
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
                when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
-               when o.state = 'processing' or i.nth > 1 then 'busy'
-               when o.starts >= p_max_starts then 'poisoned'
+               when o.state = 'processing' then 'busy'
+               when o.starts >= p_max_starts then case when i.nth = 1 then 'poisoned' else 'final' end
+               when i.nth > 1 then 'busy'
                else 'started'
              end as outcome
         from (

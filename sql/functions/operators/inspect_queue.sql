@@ -11,10 +11,13 @@ set search_path = store, pg_temp
 as $$
   with holders as (
     select age(a.backend_xmin) as xids, a.xact_start as since,
-           format('pid %s, %s, %s, %s', a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+           format(case a.backend_type when 'walsender' then 'standby %2$s, pid %1$s' else 'pid %s, %s, %s, %s' end,
+                  a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
                   coalesce(a.usename, '-'), coalesce(a.state, a.backend_type)) as holder
       from pg_stat_activity a
-     where a.backend_xmin is not null and a.pid <> pg_backend_pid() and a.datname = current_database()
+     where a.backend_xmin is not null and a.pid <> pg_backend_pid()
+       -- A standby with hot_standby_feedback belongs to no database and holds for all.
+       and (a.datname = current_database() or a.datname is null)
      union all
     select age(p.transaction), p.prepared, 'prepared transaction ' || p.gid
       from pg_prepared_xacts p

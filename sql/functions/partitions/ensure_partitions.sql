@@ -1,5 +1,5 @@
--- Makes the partitions that are missing, from the one before now to p_days_ahead days from now. Safe to call at any
--- time from anywhere; returns how many it made. A partition is made as a table and then attached, because
+-- Makes the partitions that are missing, from the one before now to p_days_ahead days from now, those in a hole (somebody
+-- dropped one; the clock was ahead for a while) included. Safe to call at any time from anywhere; returns how many it made. A partition is made as a table and then attached, because
 -- PARTITION OF would wait for every open reader of the parent and stop ingest meanwhile.
 -- Locks: an advisory lock against its own kind; SHARE UPDATE EXCLUSIVE on the three parents, one after the other.
 create function relayforge.ensure_partitions(
@@ -19,6 +19,9 @@ declare
   v_child text;
   v_from timestamptz;
   v_to timestamptz;
+  v_next timestamptz;
+  v_starts timestamptz[];
+  v_ends timestamptz[];
   v_made integer := 0;
 begin
   if p_interval not in ('day', 'week') then
@@ -29,16 +32,27 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
-    select max(p.to_at) into v_from from relayforge.list_partitions() p where p.parent = v_parent;
+    select max(p.to_at) filter (where p.from_at <= p_now), array_agg(p.from_at), array_agg(p.to_at)
+      into v_from, v_starts, v_ends
+      from relayforge.list_partitions() p
+     where p.parent = v_parent;
     if v_from is null or v_from < p_now - c_longest_gap then
       v_from := date_trunc(p_interval, p_now) - ('1 ' || p_interval)::interval;
     end if;
     while v_from < p_now + make_interval(days => p_days_ahead) loop
-      v_to := date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval;
+      select max(p.to_at) filter (where p.from_at <= v_from and p.to_at > v_from), min(p.from_at) filter (where p.from_at > v_from)
+        into v_to, v_next
+        from unnest(v_starts, v_ends) p(from_at, to_at);
+      if v_to is not null then
+        v_from := v_to;
+        continue;
+      end if;
+      v_to := least(date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval, v_next);
       v_child := format('%s_p%s', v_parent, to_char(v_from, 'YYYYMMDD'));
-      -- jobs are written once more, at their end: half-full pages keep that update HOT.
+      -- jobs are written once more, at their end: pages that are less than half full keep that update HOT, also when an
+      -- old snapshot keeps the first version (it is a little larger; at 50 a tenth had no room).
       execute format('create table store.%I (like store.%I including all) with (fillfactor = %s)',
-        v_child, v_parent, case v_parent when 'jobs' then 50 else 100 end);
+        v_child, v_parent, case v_parent when 'jobs' then 45 else 100 end);
       execute format('alter table store.%I attach partition store.%I for values from (%L) to (%L)',
         v_parent, v_child, relayforge.uuid7_floor(v_from), relayforge.uuid7_floor(v_to));
       v_made := v_made + 1;
@@ -47,5 +61,5 @@ begin
   end loop;
   return v_made;
 end $$;
-comment on function relayforge.ensure_partitions is 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead; returns how many. Safe to call at any time.';
+comment on function relayforge.ensure_partitions is 'Makes missing partitions, p_interval (day or week) each, p_days_ahead days ahead, those in a hole included; returns how many. Safe to call at any time.';
 grant execute on function relayforge.ensure_partitions to relayforge_dba;

@@ -15,5 +15,5 @@ as $$
   )
   select min(u.until) from (select max(c.until) as until from covered c group by c.parent) u
 $$;
-comment on function relayforge.partitions_end is 'From when on nothing can be stored, unless further partitions are made.';
+comment on function relayforge.partitions_end is 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system, now if there is none for now.';
 grant execute on function relayforge.partitions_end to relayforge_api, relayforge_relay, relayforge_dba;

@@ -33,5 +33,5 @@ as $$
   )
   select exists (select 1 from changed)
 $$;
-comment on function relayforge.configure_upkeep is 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is.';
+comment on function relayforge.configure_upkeep is 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is. Returns whether anything differed. An API that runs notes its own again within a minute.';
 grant execute on function relayforge.configure_upkeep to relayforge_api, relayforge_dba;

@@ -41,5 +41,5 @@ begin
   end loop;
   p_done := array_remove(p_done, null);
 end $$;
-comment on procedure relayforge.maintain is 'Upkeep: partitions, expiry, retention, purges, in short transactions. Safe to call at any time from psql or pg_cron.';
+comment on procedure relayforge.maintain is 'Upkeep: partitions, expiry, retention, purges, in short transactions: not inside one. Safe to call at any time from psql or pg_cron, beside api and relay, which see to it every minute. p_done and p_failed come back with what was done and what was not.';
 grant execute on procedure relayforge.maintain to relayforge_api, relayforge_relay, relayforge_dba;

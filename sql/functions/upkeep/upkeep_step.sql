@@ -6,7 +6,7 @@
 --   drop         drops one partition that is past its retention
 --   ledger, replays                        an hourly pass, 256 pages of each table a step
 --   quota, rejections, traffic, dead_jobs  an hourly pass, 5,000 rows a step
--- RF400: a step of another name.
+-- RF400: a step of another name, or a time to come, at which only the owner may look (it would drop what is still kept).
 create function relayforge.upkeep_step(
   p_step text,
   p_not_within interval default '0',
@@ -33,6 +33,9 @@ declare
   v_floor uuid;
   v_kept_from timestamptz;
 begin
+  if p_now > clock_timestamp() + interval '1 minute' and not pg_has_role(session_user, 'relayforge_owner', 'member') then
+    raise exception 'upkeep is not run for % before that time', p_now using errcode = 'RF400';
+  end if;
   -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
   if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
     return query select false, 'another process is at it'::text;

@@ -45,5 +45,5 @@ begin
   perform relayforge.audit_jobs(p_actor, 'cancel_jobs', p_reason, v_job_ids, v_outcomes, 'cancelled', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-comment on function relayforge.cancel_jobs is 'Ends open jobs as cancelled and answers each: cancelled, final or unknown. Audited, with the reason.';
+comment on function relayforge.cancel_jobs is 'Ends open jobs as cancelled, 1 to 1,000 a call, and answers each: cancelled, final (it has its outcome) or unknown. A run that is under way is fenced, not stopped: what it reports is refused. Audited, with the reason.';
 grant execute on function relayforge.cancel_jobs to relayforge_dba;

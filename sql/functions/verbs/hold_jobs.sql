@@ -41,5 +41,5 @@ begin
   perform relayforge.audit_jobs(p_actor, 'hold_jobs', p_reason, v_job_ids, v_outcomes, 'held', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-comment on function relayforge.hold_jobs is 'Keeps jobs from being started until release_jobs, and answers each: held, processing, final or unknown. Audited, with the reason.';
+comment on function relayforge.hold_jobs is 'Keeps jobs from being started until release_jobs, 1 to 1,000 a call, and answers each: held, processing (a run is under way: not held), final (it has its outcome) or unknown. Audited, with the reason.';
 grant execute on function relayforge.hold_jobs to relayforge_dba;

@@ -52,5 +52,5 @@ begin
   perform relayforge.audit_jobs(p_actor, 'release_jobs', p_reason, v_job_ids, v_outcomes, 'released', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-comment on function relayforge.release_jobs is 'Lets held jobs go and answers each: released, not_held, final or unknown. Audited, with the reason.';
+comment on function relayforge.release_jobs is 'Lets held jobs go at once, 1 to 1,000 a call, and answers each: released, not_held, final (it has its outcome) or unknown. Audited, with the reason.';
 grant execute on function relayforge.release_jobs to relayforge_dba;

@@ -6,8 +6,8 @@
 --   no_event     its event was erased, or is past its retention
 --   worn_out     it has had 32,000 attempts
 --   unknown      there is no such job
--- RF400: no reason, or not 1 to 1,000 jobs. Locks: jobs by id, then the outbox. (Its row in open_jobs is new: whoever
--- else would make one waits for the row in jobs.)
+-- RF400: no reason, or not 1 to 1,000 jobs. Locks: jobs by id, then the outbox. Only those that have their outcome:
+-- an open one is locked by whoever ends it, through its row in open_jobs, and in another order.
 create function relayforge.reprocess_jobs(
   p_job_ids uuid[],
   p_reason text,
@@ -22,11 +22,15 @@ as $$
 #variable_conflict use_column
 declare
   c_last_attempt constant smallint := 32000;
+  v_locked uuid[];
   v_job_ids uuid[];
   v_outcomes text[];
   v_attempts smallint[];
 begin
-  perform 1 from jobs j where j.id = any (p_job_ids) order by j.id for no key update;
+  select array_agg(q.id) into v_locked
+    from (
+      select j.id from jobs j where j.id = any (p_job_ids) and j.outcome is not null order by j.id for no key update
+    ) q;
 
   select array_agg(q.job_id), array_agg(q.outcome), array_agg(q.attempts)
     into v_job_ids, v_outcomes, v_attempts
@@ -34,7 +38,7 @@ begin
       select i.job_id, coalesce(j.attempts, 0::smallint) as attempts,
              case
                when j.id is null then 'unknown'
-               when j.outcome is null then 'open'
+               when j.outcome is null or j.id <> all (coalesce(v_locked, '{}')) then 'open'
                when j.outcome = 'succeeded' then 'succeeded'
                when e.id is null or e.erased_at is not null then 'no_event'
                when j.attempts >= c_last_attempt then 'worn_out'
@@ -64,5 +68,5 @@ begin
   perform relayforge.audit_jobs(p_actor, 'reprocess_jobs', p_reason, v_job_ids, v_outcomes, 'reprocessed', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
-comment on function relayforge.reprocess_jobs is 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, and answers each. Audited, with the reason.';
+comment on function relayforge.reprocess_jobs is 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, 1 to 1,000 a call, and answers each: reprocessed, open, succeeded, no_event (erased, or past its retention), worn_out (32,000 attempts) or unknown. Audited, with the reason.';
 grant execute on function relayforge.reprocess_jobs to relayforge_dba;

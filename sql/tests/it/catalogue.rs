@@ -2,18 +2,17 @@
 
 use sql::testing::TestDb;
 
-/// Each wrapper's statement prepares as the role that runs it: names, argument types and grants are right.
+use crate::statements::describe;
+
+/// Each wrapper's statement prepares, and the role that runs it may: names, argument types and grants are right.
 #[tokio::test]
 async fn every_statement_prepares_as_its_role() {
     let db = TestDb::create().await;
     let client = db.owner().await;
     for (role, statement) in sql::STATEMENTS {
-        client.batch_execute(&format!("set role {role}")).await.unwrap();
-        client
-            .prepare(statement)
+        describe(&client, role, statement)
             .await
-            .unwrap_or_else(|error| panic!("{role}: {statement}: {error:?}"));
-        client.batch_execute("reset role").await.unwrap();
+            .unwrap_or_else(|error| panic!("{role}: {statement}: {error}"));
     }
 }
 
@@ -128,9 +127,17 @@ async fn everything_has_a_comment() {
         .owner()
         .await
         .query(
-            "select 'function ' || p.proname from pg_proc p
+            "select 'schema ' || n.nspname from pg_namespace n
+              where n.nspname in ('relayforge', 'store') and obj_description(n.oid, 'pg_namespace') is null
+              union all
+             select 'function ' || p.proname from pg_proc p
               where p.pronamespace in ('relayforge'::regnamespace, 'store'::regnamespace)
                 and obj_description(p.oid, 'pg_proc') is null
+              union all
+             select 'function of trigger ' || t.tgname || ' on ' || c.relname
+               from pg_trigger t join pg_class c on c.oid = t.tgrelid
+              where c.relnamespace = 'store'::regnamespace and not t.tgisinternal
+                and obj_description(t.tgfoid, 'pg_proc') is null
               union all
              select 'relation ' || c.relname from pg_class c
               where c.relnamespace in ('relayforge'::regnamespace, 'store'::regnamespace)
@@ -139,7 +146,8 @@ async fn everything_has_a_comment() {
               union all
              select 'column ' || c.relname || '.' || a.attname
                from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-              where c.relnamespace = 'store'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+              where c.relnamespace in ('relayforge'::regnamespace, 'store'::regnamespace)
+                and c.relkind in ('r', 'p', 'v') and not c.relispartition
                 and c.relname <> 'refinery_schema_history'
                 and col_description(c.oid, a.attnum) is null",
             &[],

@@ -5,18 +5,27 @@
     reason = "the tests' own switches: CI, UPDATE_SNAPSHOTS"
 )]
 
+mod access;
 mod catalogue;
 mod config;
 mod erasure;
+mod findings;
 mod ingest;
 mod ingest_races;
 mod jobs;
+mod lifecycle_model;
 mod migrator;
 mod outbox;
+mod partitions;
 mod quota;
+mod races;
 mod rejections;
 mod replay;
+mod stage;
+mod standby;
+mod statements;
 mod support;
 mod upgrade;
 mod upkeep;
 mod verbs;
+mod views;

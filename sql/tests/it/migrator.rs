@@ -3,6 +3,10 @@
 use sql::migrate::{Migrated, migrate};
 use sql::testing::TestDb;
 use sql::{CodeVersion, DbError};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::{accepted, api, hook, ingest};
 
 #[tokio::test]
 async fn eight_migrators_at_once_make_one_database_and_a_ninth_changes_nothing() {
@@ -32,18 +36,51 @@ async fn eight_migrators_at_once_make_one_database_and_a_ninth_changes_nothing()
     assert_eq!(code, sql::Swapped::default());
 }
 
+/// All that a migrator could change in a database, but for the roles, which belong to all of them.
+async fn everything(client: &Client) -> Vec<String> {
+    let rows = client
+        .query(
+            "select p.oid || pg_get_functiondef(p.oid) || coalesce(p.proacl::text, '') || coalesce(obj_description(p.oid, 'pg_proc'), '')
+               from pg_proc p where p.pronamespace in ('relayforge'::regnamespace, 'store'::regnamespace)
+              union all
+             select c.oid || c.relname || coalesce(c.relacl::text, '') || coalesce(pg_get_viewdef(c.oid), '')
+               from pg_class c where c.relnamespace in ('relayforge'::regnamespace, 'store'::regnamespace)
+              union all
+             select n.nspname || coalesce(n.nspacl::text, '') || obj_description(n.oid, 'pg_namespace')
+               from pg_namespace n where n.nspname in ('relayforge', 'store')
+              union all
+             select o.path || o.name || encode(o.checksum, 'hex') from store.code_objects o
+              union all
+             select h::text from store.refinery_schema_history h
+              order by 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// A rollback of the services takes their migrator with it: it leaves the newer code, of which it knows nothing, alone.
 #[tokio::test]
 async fn an_older_migrator_changes_nothing() {
     let db = TestDb::create().await;
     let client = db.owner().await;
     client
-        .batch_execute("comment on schema relayforge is 'epoch 999999, fingerprint 00'")
+        .batch_execute(
+            "comment on schema relayforge is 'The interface. Code epoch 999999, fingerprint 00.';
+             drop function relayforge.backoff;
+             create function relayforge.from_the_future() returns integer language sql as 'select 1';
+             insert into store.code_objects (path, name, checksum) values ('functions/from_the_future.sql', 'from_the_future', '');
+             create or replace view relayforge.schema_version as
+               select c.epoch, c.fingerprint, c.migration, true as newer from relayforge.schema_code() c;
+             insert into store.refinery_schema_history (version, name, applied_on, checksum)
+               values (9999, 'from_the_future', now()::text, '0');
+             do $$ begin execute (select 'drop table ' || max(inhrelid)::regclass from pg_inherits
+                                   where inhparent = 'store.jobs'::regclass); end $$",
+        )
         .await
         .unwrap();
-    client
-        .batch_execute("drop function relayforge.backoff")
-        .await
-        .unwrap();
+    let before = everything(&client).await;
     let migrated = migrate(&db.migrate_config()).await.unwrap();
     assert_eq!(
         migrated,
@@ -52,11 +89,18 @@ async fn an_older_migrator_changes_nothing() {
             built_in: CodeVersion::built_in().epoch
         }
     );
-    let gone = client
-        .query("select 1 from pg_proc where proname = 'backoff'", &[])
+    let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_relayforge-migrate"))
+        .env("APP_ENV", "production")
+        .env("MIGRATE__DATABASE_URL", db.url("owner").expose())
+        .output()
         .await
         .unwrap();
-    assert!(gone.is_empty(), "it must not have been made again");
+    let said = String::from_utf8_lossy(&command.stdout);
+    assert!(
+        command.status.success() && said.contains("nothing changed"),
+        "{command:?}"
+    );
+    assert_eq!(everything(&client).await, before);
 }
 
 #[tokio::test]
@@ -132,6 +176,71 @@ async fn a_view_of_the_dba_that_is_in_the_way_is_named_and_nothing_changes() {
         .unwrap()
         .get(0);
     assert_eq!(untouched, 2, "what could have been swapped was not either");
+}
+
+/// The DBA's own views stay where ours keep the columns that they have, in that order.
+#[tokio::test]
+async fn a_view_of_the_dba_outlives_what_only_adds_columns() {
+    let db = TestDb::create().await;
+    let client = db.owner().await;
+    let ours = include_str!("../../views/job_overview.sql");
+    let last = [
+        ",\n       j.tenant_id",
+        "comment on column relayforge.job_overview.tenant_id is 'The tenant. Narrow by this rather than by its slug: for the newest jobs of a tenant the slug reads those of all.';\n",
+    ];
+    assert!(
+        last.iter().all(|text| ours.contains(text)),
+        "the last column is another one"
+    );
+    let older = last
+        .iter()
+        .fold(ours.to_owned(), |text, part| text.replace(part, ""));
+    client
+        .batch_execute(&format!(
+            "set role relayforge_owner;
+             drop view relayforge.job_overview;
+             {older}
+             reset role;
+             grant select on relayforge.job_overview to pg_monitor;
+             create schema dba;
+             create view dba.everything as select * from relayforge.job_overview;
+             create view dba.open as select job_id, attempts from relayforge.job_overview where finished_at is null;
+             create materialized view dba.per_status as select status, count(*) from relayforge.job_overview group by 1"
+        ))
+        .await
+        .unwrap();
+    let job = accepted(&ingest(&api(&db).await, &[hook("a")]).await[0]).job_id;
+    // First something else is swapped, then the view itself.
+    for (swapped, columns) in [("backoff", 11_i64), ("job_overview", 12)] {
+        let statement = "update store.code_objects set checksum = '' where name = $1";
+        client.execute(statement, &[&swapped]).await.unwrap();
+        let Migrated::Done { code, .. } = migrate(&db.migrate_config()).await.unwrap() else {
+            panic!("no newer code here")
+        };
+        assert_eq!(code.changed, [swapped]);
+        let row = client
+            .query_one(
+                "select (select count(*) from information_schema.columns
+                          where table_schema = 'relayforge' and table_name = 'job_overview'),
+                        (select count(*) from information_schema.columns
+                          where table_schema = 'dba' and table_name = 'everything'),
+                        (select job_id from dba.everything), (select job_id from dba.open),
+                        has_table_privilege('pg_monitor', 'relayforge.job_overview', 'select')",
+                &[],
+            )
+            .await
+            .unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (columns, 11));
+        assert_eq!(
+            (row.get::<_, Option<Uuid>>(2), row.get::<_, Option<Uuid>>(3)),
+            (job, job)
+        );
+        assert!(row.get::<_, bool>(4), "the DBA's own grant is kept");
+    }
+    client
+        .batch_execute("refresh materialized view dba.per_status")
+        .await
+        .unwrap();
 }
 
 /// `EPOCH` rises with every change of migrations, functions or views; `UPDATE_SNAPSHOTS=1` raises it.

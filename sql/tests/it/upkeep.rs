@@ -367,7 +367,7 @@ async fn upkeep_from_many_places_at_once_is_done_once() {
     let runs: Vec<_> =
         (0..6)
             .map(|_| {
-                let pool = db.pool("relayforge_relay");
+                let pool = db.pool("owner");
                 tokio::spawn(async move {
                     let client: Object = pool.get().await.unwrap();
                     client
@@ -427,7 +427,7 @@ async fn a_step_that_fails_stops_no_other() {
         .batch_execute("drop function relayforge.ensure_partitions")
         .await
         .unwrap();
-    let client = dba(&db).await;
+    let client = db.owner().await;
     let row = client
         .query_one(
             "call relayforge.maintain('0', null, null, clock_timestamp() + interval '14 days')",
@@ -580,4 +580,22 @@ async fn a_clock_that_is_set_back_makes_nothing_twice() {
         .unwrap()
         .get(0);
     assert_eq!(swept, 0, "nobody takes over a lease that has not run out");
+}
+
+/// Upkeep of a day to come would drop what is still kept: services and the DBA can't ask for that.
+#[tokio::test]
+async fn nobody_but_the_owner_runs_upkeep_ahead_of_time() {
+    let db = TestDb::create().await;
+    ingest(&api(&db).await, &[hook("a")]).await;
+    for client in [api(&db).await, dba(&db).await] {
+        let row = client
+            .query_one(
+                "call relayforge.maintain('0', null, null, clock_timestamp() + interval '60 days')",
+                &[],
+            )
+            .await
+            .map_err(DbError::from);
+        assert!(matches!(row, Err(DbError::Invalid(_))), "{row:?}");
+    }
+    assert_eq!(count(&db, "select count(*) from store.open_jobs").await, 1);
 }
