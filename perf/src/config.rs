@@ -20,6 +20,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Sends a bounded number of webhooks and compares what was accepted with what is stored.
     Ingest(IngestArgs),
+    /// Measures the database by itself, empty and with millions of jobs, in databases that it makes and drops. Exit code
+    /// 1 if a goal is missed.
+    Database(DatabaseArgs),
 }
 
 /// Where Relayforge is, and where the demo tenant's secrets are kept.
@@ -88,6 +91,78 @@ pub struct IngestArgs {
     /// Where.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// Of `database`.
+#[derive(clap::Args, Debug)]
+pub struct DatabaseArgs {
+    /// PostgreSQL URL of a superuser, on the server that is measured; nothing of the database it names is touched.
+    #[arg(
+        long = "database-url",
+        env = "MIGRATE__DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_url: Secret,
+
+    /// Jobs of the last 30 days that the full database has. 10,000,000 are 11 GB.
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    pub jobs: u32,
+
+    /// Measures only these.
+    #[arg(long, value_delimiter = ',', value_name = "MEASUREMENTS")]
+    pub only: Vec<Measurement>,
+
+    /// Leaves the full database there, and says its name.
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Uses a full database that was kept, and keeps it. Jobs that went through it since it was filled stay in it.
+    #[arg(long, value_name = "NAME")]
+    pub reuse: Option<String>,
+
+    /// Runs this as the schema's owner in both databases, before all but the views: what does an index cost?
+    #[arg(long, value_name = "SQL")]
+    pub with: Option<String>,
+
+    /// Webhooks for each figure of ingest.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(5..=10_000_000))]
+    pub webhooks: u32,
+
+    /// Jobs for the shares of HOT updates and the bytes a job.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub lifecycles: u32,
+
+    /// Messages written before they are claimed, beside a snapshot and without.
+    #[arg(long, default_value_t = 250_000, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    pub messages: u32,
+
+    /// Jobs that go through the full database before dead rows are counted.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub through: u32,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Also writes the plan of each question to a view there; those of slow ones are in the report anyway.
+    #[arg(long, value_name = "FILE")]
+    pub plans: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measurement {
+    /// Answers of the views, full.
+    Views,
+    /// Cost of a webhook, empty and full.
+    Ingest,
+    /// HOT updates and bytes a job, empty.
+    Lifecycle,
+    /// Dead rows after very many jobs, full.
+    Through,
+    /// Ingest and claims beside an old snapshot, both.
+    Claims,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use perf::config::{Cli, Command};
-use perf::{demo, load};
+use perf::{database, demo, load};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,6 +49,17 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Ingest(arguments) => {
             let report = load::ingest(&arguments).await?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::Database(arguments) => {
+            let report = database::run(&arguments).await?;
+            if let Some(file) = &arguments.json {
+                std::fs::write(file, serde_json::to_string_pretty(&report)?)?;
+            }
+            if let Some(file) = &arguments.plans {
+                std::fs::write(file, report.all_plans())?;
+            }
             print!("{report}");
             Ok(report.is_right())
         }

@@ -10,6 +10,7 @@
 )]
 
 mod binaries;
+mod database;
 mod delivery;
 mod demo;
 mod environment;
