@@ -121,9 +121,13 @@ pub struct DatabaseArgs {
     #[arg(long, value_name = "NAME")]
     pub reuse: Option<String>,
 
-    /// Runs this as the schema's owner in both databases, before all but the views: what does an index cost?
-    #[arg(long, value_name = "SQL")]
+    /// Also measures ingest with this change, which the schema's owner makes on the full database: what does an index cost?
+    #[arg(long, value_name = "SQL", requires = "undo")]
     pub with: Option<String>,
+
+    /// Takes back what `--with` does.
+    #[arg(long, value_name = "SQL", requires = "with")]
+    pub undo: Option<String>,
 
     /// Webhooks for each figure of ingest.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(5..=10_000_000))]

@@ -1,9 +1,10 @@
 //! What the database itself costs and bears, with as many jobs in it as are asked for: ingest, life cycles, dead rows,
 //! claims under an old snapshot, views. No service runs; this process calls the SQL functions as each of them would.
 //!
-//! `feed.rs` makes webhooks, `relay.rs` and `flow.rs` take their jobs through to the end; `ingest.rs`, `lifecycle.rs`,
-//! `claims.rs` and `views.rs` are the measurements, `report.rs` what they print.
+//! `feed.rs` makes webhooks, `relay.rs` and `flow.rs` take their jobs through to the end; `ingest.rs`, `change.rs`,
+//! `lifecycle.rs`, `claims.rs` and `views.rs` are the measurements, `report.rs` what they print.
 
+mod change;
 mod claims;
 mod feed;
 mod flow;
@@ -93,14 +94,13 @@ async fn measure(arguments: &DatabaseArgs, databases: &Databases) -> anyhow::Res
         progress("views");
         views::measure(full, &mut report).await?;
     }
-    if let Some(statement) = &arguments.with {
-        progress(statement);
-        empty.alter(statement).await?;
-        full.alter(statement).await?;
-    }
     if asked(Measurement::Ingest) {
         progress("ingest");
         ingest::measure(empty, full, arguments.webhooks, &mut report).await?;
+    }
+    if let (Some(change), Some(undo)) = (&arguments.with, &arguments.undo) {
+        progress(change);
+        change::measure(full, (change, undo), arguments.webhooks, &mut report).await?;
     }
     if asked(Measurement::Lifecycle) {
         progress("life cycles");
@@ -124,9 +124,6 @@ async fn settings(arguments: &DatabaseArgs, full: &Scratch, report: &mut Report)
     let mut section = Section::new("settings", "What it ran on", &["setting", "value"]);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     section.row([Cell::text("jobs"), Cell::text(arguments.jobs)]);
-    if let Some(statement) = &arguments.with {
-        section.row([Cell::text("with"), Cell::text(statement)]);
-    }
     let sizes = sql::volume::table_sizes(&login).await?;
     let bytes: i64 = sizes
         .values()

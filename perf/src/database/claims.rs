@@ -76,8 +76,9 @@ impl Queue {
 
     async fn ingest(&mut self, messages: u32, paces: &mut Paces) -> anyhow::Result<()> {
         let took = self.feed.ingest(&self.api, INGEST_ITEMS).await?;
+        let before = self.ingested;
         self.ingested += u32::try_from(INGEST_ITEMS)?;
-        if let Some(part) = part(self.ingested, messages) {
+        if let Some(part) = part(before, self.ingested, messages) {
             paces.ingest[part].add(INGEST_ITEMS, took);
         }
         Ok(())
@@ -88,21 +89,22 @@ impl Queue {
         let claimed = self.lane.cycle().await?.len();
         let took = began.elapsed();
         anyhow::ensure!(claimed > 0, "{} messages of {messages} were there", self.claimed);
+        let before = self.claimed;
         self.claimed += u32::try_from(claimed)?;
-        if let Some(part) = part(self.claimed, messages) {
+        if let Some(part) = part(before, self.claimed, messages) {
             paces.claims[part].add(claimed, took);
         }
         Ok(())
     }
 }
 
-/// Whether that many of `messages` are among the first (0) or the last (1) that count.
-fn part(done: u32, messages: u32) -> Option<usize> {
+/// Whether the batch that brought `before` to `after` of `messages` began in the first fifth (0) or ended in the last (1).
+fn part(before: u32, after: u32, messages: u32) -> Option<usize> {
     let counted = messages / COUNTED;
-    if done <= counted {
+    if before < counted {
         Some(0)
     } else {
-        (done > messages - counted).then_some(1)
+        (after > messages - counted).then_some(1)
     }
 }
 

@@ -27,41 +27,45 @@ const ROUND_TIME: Duration = Duration::from_secs(3);
 const WARM_UP: usize = 5;
 
 /// A database, and who sends to it.
-struct Side<'a> {
+pub(super) struct Side<'a> {
     scratch: &'a Scratch,
     api: Object,
-    login: Object,
+    pub(super) login: Object,
     feed: Feed,
 }
 
 /// What the rounds of one figure found.
 #[derive(Default)]
-struct Cost {
+pub(super) struct Cost {
     /// Microseconds a webhook, a round each.
-    rounds: Vec<f64>,
+    pub(super) rounds: Vec<f64>,
     webhooks: usize,
     wal: WalUse,
 }
 
+/// The median: a round that was disturbed says nothing.
+pub(super) fn middle(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 impl Cost {
-    /// The middle one: a round that was disturbed says nothing.
-    fn microseconds(&self) -> f64 {
-        let mut rounds = self.rounds.clone();
-        rounds.sort_unstable_by(f64::total_cmp);
-        rounds.get(rounds.len() / 2).copied().unwrap_or(f64::NAN)
+    pub(super) fn microseconds(&self) -> f64 {
+        middle(&self.rounds)
     }
 
-    fn wal_bytes(&self) -> f64 {
+    pub(super) fn wal_bytes(&self) -> f64 {
         self.wal.bytes as f64 / self.webhooks as f64
     }
 
-    fn full_page_bytes(&self) -> f64 {
+    pub(super) fn full_page_bytes(&self) -> f64 {
         self.wal.full_pages as f64 / self.webhooks as f64
     }
 }
 
 impl<'a> Side<'a> {
-    async fn new(scratch: &'a Scratch) -> anyhow::Result<Self> {
+    pub(super) async fn new(scratch: &'a Scratch) -> anyhow::Result<Self> {
         let api = scratch.session(Role::Api).await?;
         let login = scratch.session(Role::Login).await?;
         let feed = Feed::new(&api).await?;
@@ -73,7 +77,18 @@ impl<'a> Side<'a> {
         })
     }
 
-    async fn round(&mut self, batch: usize, webhooks: usize, cost: &mut Cost) -> anyhow::Result<()> {
+    /// A call that does not count.
+    pub(super) async fn call(&mut self, batch: usize) -> anyhow::Result<()> {
+        self.feed.ingest(&self.api, batch).await?;
+        Ok(())
+    }
+
+    pub(super) async fn round(
+        &mut self,
+        batch: usize,
+        webhooks: usize,
+        cost: &mut Cost,
+    ) -> anyhow::Result<()> {
         let meter = WalMeter::start(self.scratch).await?;
         let (mut took, mut sent) = (Duration::ZERO, 0);
         while sent < webhooks && took < ROUND_TIME {
@@ -104,13 +119,13 @@ pub(super) async fn measure(
         for batch in BATCHES {
             // A plan is kept from the sixth call on.
             for _ in 0..8 {
-                side.feed.ingest(&side.api, batch).await?;
+                side.call(batch).await?;
             }
         }
     }
     // On the empty database there is nothing to be warmed, and it is to stay as empty as it can.
     for _ in 0..(webhooks * WARM_UP).div_ceil(largest) {
-        full.feed.ingest(&full.api, largest).await?;
+        full.call(largest).await?;
     }
     let mut section = Section::new(
         "ingest",

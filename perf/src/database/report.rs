@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Lines of a slow plan that the report shows.
 const PLAN_LINES: usize = 40;
@@ -41,7 +41,13 @@ pub enum Cell {
     /// Of a label.
     Text(String),
     /// Of a measurement.
-    Figure(f64, #[serde(skip)] usize),
+    #[serde(serialize_with = "without_decimals")]
+    Figure(f64, usize),
+}
+
+/// Scripts get the whole figure; how many decimals mean something is for people.
+fn without_decimals<S: Serializer>(value: &f64, _decimals: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(*value)
 }
 
 /// A promise and what was measured.

@@ -16,7 +16,8 @@ fn arguments(server: &str) -> DatabaseArgs {
         only: Vec::new(),
         keep: false,
         reuse: None,
-        with: Some("create index on webhook_inbox using hash (body_sha256)".to_owned()),
+        with: Some("create index perf_idx on webhook_inbox using hash (body_sha256)".to_owned()),
+        undo: Some("drop index perf_idx".to_owned()),
         webhooks: 40,
         lifecycles: 300,
         messages: 1_000,
@@ -38,6 +39,7 @@ async fn every_table_of_the_report_is_filled_and_nothing_is_left() {
     for (name, least) in [
         ("views", 13),
         ("ingest", 5),
+        ("change", 2),
         ("hot", 4),
         ("bytes", 8),
         ("claims", 2),

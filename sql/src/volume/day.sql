@@ -1,7 +1,7 @@
 -- Jobs number fill.first to fill.last of fill.jobs, which are spread evenly over the thirty days before fill.now, with all
 -- that has become of them. What is older than fill.inbox_from has no delivery any more, nor a row of the ledger.
--- One job in 200 was given up, one in 50 needed a second attempt, one event in 100 came twice; of the last day's jobs every
--- fill.open_every-th is open.
+-- One job in 20 is the first tenant's heartbeat, one in 200 was given up, one in 50 needed a second attempt, one event in 100
+-- came twice; of the last day's jobs every fill.open_every-th is open.
 truncate chunk;
 insert into chunk
 select c.n, c.at, relayforge.uuid7(c.at, c.n::integer & 4095), relayforge.uuid7(c.at, c.n::integer & 4095),
@@ -16,7 +16,8 @@ select c.n, c.at, relayforge.uuid7(c.at, c.n::integer & 4095), relayforge.uuid7(
        c.n % 50 = 7,
        c.at >= current_setting('fill.inbox_from')::timestamptz
   from (
-    select n, md5(n::text) as hash, random() as size, random() as which,
+    select n, md5(n::text) as hash,
+           case when n % 20 = 3 then 0 else random() end as size, case when n % 20 = 3 then 0 else random() end as which,
            current_setting('fill.now')::timestamptz
              - (current_setting('fill.jobs')::bigint - n + 1) * (interval '30 days' / current_setting('fill.jobs')::double precision) as at
       from generate_series(current_setting('fill.first')::bigint, current_setting('fill.last')::bigint) n
@@ -61,8 +62,8 @@ select c.event_id, c.event_id, c.tenant_id, c.source, c.provider_event_id, c.eve
        case when c.source = 'stripe' then date_trunc('second', c.at) end, 'perf-' || left(c.hash, 20)
   from chunk c
  cross join lateral (
-   -- 200 to 580 bytes.
-   select convert_to(format('{"event":"%s","data":{"number":%s,"pad":"%s"}}', c.event_type, c.n, repeat(c.hash, 4 + c.n::integer % 13)),
+   -- 200 to 580 bytes; the first tenant's heartbeats are all alike.
+   select convert_to(case when c.n % 20 = 3 then '{"event":"heartbeat"}' else format('{"event":"%s","data":{"number":%s,"pad":"%s"}}', c.event_type, c.n, repeat(c.hash, 4 + c.n::integer % 13)) end,
                      'UTF8') as body
  ) b
  where c.stored;

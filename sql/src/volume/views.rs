@@ -170,6 +170,11 @@ const PLAIN: &[(&str, &str, &str)] = &[
         "select * from relayforge.replays order by last_at desc limit 100",
     ),
     (
+        "suspected_replays",
+        "newest 100",
+        "select * from relayforge.suspected_replays order by last_at desc limit 100",
+    ),
+    (
         "secret_usage",
         "retired, but used lately",
         "select * from relayforge.secret_usage where retired_at is not null and last_used_at > now() - interval '1 day'",
