@@ -42,6 +42,35 @@ exception
     raise exception 'a secret with id % exists', p_id using errcode = 'RF409';
 end $$;
 COMMENT ON FUNCTION relayforge.add_secret(p_id uuid, p_tenant_id uuid, p_source text, p_ciphertext bytea, p_master_key_id text) IS 'Adds a version of a signing secret, sealed under its id; earlier versions stay valid.';
+CREATE TABLE store.admin_audit_log (
+    id uuid NOT NULL,
+    actor text NOT NULL,
+    db_user text NOT NULL,
+    action text NOT NULL,
+    target text NOT NULL,
+    reason text NOT NULL,
+    detail jsonb NOT NULL,
+    CONSTRAINT admin_audit_log_actor_length CHECK (((length(actor) >= 1) AND (length(actor) <= 200))),
+    CONSTRAINT admin_audit_log_reason_length CHECK (((length(reason) >= 1) AND (length(reason) <= 2000)))
+);
+COMMENT ON TABLE store.admin_audit_log IS 'Who changed what, and why. Written in the transaction of the change; append-only for every role.';
+COMMENT ON COLUMN store.admin_audit_log.id IS 'UUIDv7 from the database''s clock; its time is when it happened.';
+COMMENT ON COLUMN store.admin_audit_log.actor IS 'Who: the admin key, or the database role when it was done from psql.';
+COMMENT ON COLUMN store.admin_audit_log.db_user IS 'The database role that was logged in.';
+COMMENT ON COLUMN store.admin_audit_log.action IS 'What was done: the function''s name.';
+COMMENT ON COLUMN store.admin_audit_log.target IS 'What it was done to: a kind and an id, for example tenant/0192….';
+COMMENT ON COLUMN store.admin_audit_log.reason IS 'Why, in the actor''s words.';
+COMMENT ON COLUMN store.admin_audit_log.detail IS 'What else there is to know, for example how many jobs.';
+CREATE FUNCTION relayforge.audit_digest(p_previous bytea, p_row store.admin_audit_log) RETURNS bytea
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  select sha256(p_previous || convert_to(
+    jsonb_build_array(
+      p_row.id, p_row.actor, p_row.db_user, p_row.action, p_row.target, p_row.reason, p_row.detail)::text,
+    'UTF8'))
+$$;
+COMMENT ON FUNCTION relayforge.audit_digest(p_previous bytea, p_row store.admin_audit_log) IS 'SHA-256 over the digest of the seal before and a row of the audit log.';
 CREATE FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -54,14 +83,53 @@ begin
     p_actor, p_action,
     case when cardinality(p_job_ids) = 1 then 'job/' || p_job_ids[1] else 'jobs' end,
     p_reason,
-    (select jsonb_object_agg(i.job_id, i.outcome) from unnest(p_job_ids, p_outcomes) i(job_id, outcome)),
-    p_now);
+    (select jsonb_object_agg(i.job_id, i.outcome) from unnest(p_job_ids, p_outcomes) i(job_id, outcome)));
   insert into job_log (id, job_id, what, attempt, detail)
   select relayforge.uuid7(p_now, 0), i.job_id, p_what, i.attempt, left(trim(p_actor) || ': ' || trim(p_reason), 2000)
     from unnest(p_job_ids, p_outcomes, p_attempts) i(job_id, outcome, attempt)
    where i.outcome = p_what;
 end $$;
 COMMENT ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) IS 'Writes the audit row of a verb on jobs, and a job log row for each job that it changed.';
+CREATE FUNCTION relayforge.audit_verify(p_seq bigint DEFAULT NULL::bigint, p_digest text DEFAULT NULL::text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  v_digest bytea := '';
+  v_seal record;
+begin
+  verified := 0;
+  select count(*) into unsealed
+    from admin_audit_log a
+   where not exists (select from audit_seals s where s.audit_id = a.id);
+  select s.seq, encode(s.digest, 'hex') into seq, digest from audit_seals s order by s.seq desc limit 1;
+  for v_seal in
+    select s.seq, s.audit_id, s.digest, a as audit, a.id is not null as is_there
+      from audit_seals s
+      left join admin_audit_log a on a.id = s.audit_id
+     order by s.seq
+  loop
+    broken_why := case when v_seal.seq <> verified + 1 then format('seal %s is gone', verified + 1)
+                       when not v_seal.is_there then 'its row is gone' end;
+    if broken_why is null then
+      v_digest := relayforge.audit_digest(v_digest, v_seal.audit);
+      broken_why := case when v_digest <> v_seal.digest then 'the row or its seal was changed'
+                         when v_seal.seq = p_seq and p_digest <> encode(v_digest, 'hex') then 'the chain was made anew' end;
+    end if;
+    if broken_why is not null then
+      broken_seq := v_seal.seq;
+      broken_id := v_seal.audit_id;
+      return;
+    end if;
+    verified := v_seal.seq;
+  end loop;
+  if p_seq > verified then
+    broken_seq := verified + 1;
+    broken_why := format('seals %s to %s are gone', verified + 1, p_seq);
+  end if;
+end $$;
+COMMENT ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) IS 'Walks the hash chain over the audit log and names the first break; null if all fits. With an earlier end of the chain (from the API''s log), also that it was not made anew.';
 CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) RETURNS interval
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -372,10 +440,10 @@ begin
   end if;
   v_erased := relayforge.erase_events(array[p_event_id], p_now);
   perform relayforge.write_audit(
-    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
+    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased));
   return v_erased;
 end $$;
-COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before. Copies outside of this database are not reached. Audited, with the reason.';
+COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before and none has come since. Copies outside of this database are not reached. Audited, with the reason.';
 CREATE FUNCTION relayforge.erase_events(p_event_ids uuid[], p_now timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -464,7 +532,7 @@ begin
   case p_step
     when 'begin' then
       update tenants t set status = 'suspended', updated_at = p_now where t.id = p_tenant_id;
-      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}', p_now);
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}');
       return query select null::uuid, 0::bigint;
     when 'events' then
       select (array_agg(q.id order by q.id desc))[1], array_agg(distinct q.event_id) into v_last, v_event_ids
@@ -485,7 +553,7 @@ begin
          set sample = null, sample_detail = null
        where r.tenant_id = p_tenant_id and (r.sample is not null or r.sample_detail is not null);
       update tenants t set name = '(erased)', updated_at = p_now where t.id = p_tenant_id;
-      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "ended"}', p_now);
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "ended"}');
       return query select null::uuid, 0::bigint;
     else
       raise exception 'erase_tenant has no step %', p_step using errcode = 'RF400';
@@ -863,7 +931,10 @@ begin
      group by i.tenant_id, i.source, i.replay_key, i.event_id
      order by i.tenant_id, i.source, i.replay_key
     on conflict (tenant_id, source, provider_event_id) do update
-       set times = r.times + excluded.times, last_at = excluded.last_at, event_id = excluded.event_id;
+       -- A provider's id may come back as a new event after the window.
+       set times = excluded.times + case when r.event_id = excluded.event_id then r.times else 0 end,
+           first_at = case when r.event_id = excluded.event_id then r.first_at else excluded.first_at end,
+           last_at = excluded.last_at, event_id = excluded.event_id;
   end if;
   insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                              headers, signature_timestamp, secret_id, correlation_id, trace_context)
@@ -1043,7 +1114,7 @@ begin
   if not v_more then
     return;
   end if;
-  foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs'] loop
+  foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs', 'audit'] loop
     for v_round in 1..c_rounds loop
       begin
         select s.more, s.done into v_more, v_done from relayforge.upkeep_step(v_step, '0', p_now) s;
@@ -1314,6 +1385,45 @@ CREATE FUNCTION relayforge.schema_code() RETURNS TABLE(epoch integer, fingerprin
     from (select obj_description('relayforge'::regnamespace, 'pg_namespace') as comment) c
 $$;
 COMMENT ON FUNCTION relayforge.schema_code() IS 'The code epoch and fingerprint (from the comment of schema relayforge) and the newest migration.';
+CREATE FUNCTION relayforge.seal_audit(p_lookback interval DEFAULT '01:00:00'::interval, p_limit integer DEFAULT 1000, OUT sealed integer, OUT seq bigint, OUT digest text) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  v_seq bigint;
+  v_digest bytea;
+  v_floor uuid;
+  v_row admin_audit_log;
+begin
+  sealed := 0;
+  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.audit', 0)) then
+    return;
+  end if;
+  select s.seq, s.digest, relayforge.uuid7_floor(relayforge.uuid7_time(s.audit_id) - p_lookback)
+    into v_seq, v_digest, v_floor
+    from audit_seals s
+   order by s.seq desc
+   limit 1;
+  v_seq := coalesce(v_seq, 0);
+  v_digest := coalesce(v_digest, '');
+  for v_row in
+    select a.*
+      from admin_audit_log a
+     where (v_floor is null or a.id >= v_floor)
+       and not exists (select from audit_seals s where s.audit_id = a.id)
+     order by a.id
+     limit p_limit
+  loop
+    v_seq := v_seq + 1;
+    v_digest := relayforge.audit_digest(v_digest, v_row);
+    insert into audit_seals (seq, audit_id, digest) values (v_seq, v_row.id, v_digest);
+    sealed := sealed + 1;
+  end loop;
+  seq := v_seq;
+  digest := encode(v_digest, 'hex');
+end $$;
+COMMENT ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) IS 'Seals what is committed of the audit log into a hash chain; returns how many rows, and the chain''s end.';
 CREATE FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1525,6 +1635,16 @@ begin
         v_relation, c_pages, v_floor, relayforge.uuid7_floor(p_now - v_upkeep.hash_window), p_now) and v_ended;
     end loop;
     return query select not v_ended, null::text;
+  elsif p_step = 'audit' then
+    -- What is not sealed within seconds was written by a transaction that stayed open, and is rare.
+    if exists (select 1 from purge_positions p where p.relation = 'audit' and p.pass_ended_at between p_now - c_pass_every and p_now) then
+      select s.sealed into v_count from relayforge.seal_audit() s;
+    else
+      select s.sealed into v_count from relayforge.seal_audit(null) s;
+      insert into purge_positions (relation, page, pass_ended_at) values ('audit', 0, p_now)
+      on conflict (relation) do update set pass_ended_at = excluded.pass_ended_at;
+    end if;
+    return query select v_count = 1000, null::text;
   elsif p_step in ('quota', 'rejections', 'traffic', 'dead_jobs') then
     if exists (select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now) then
       return query select false, null::text;
@@ -1601,7 +1721,7 @@ begin
   return v_woken;
 end $$;
 COMMENT ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) IS 'Wakes the relays that would sleep past the given time; call it after the commit that wrote the messages.';
-CREATE FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) RETURNS void
+CREATE FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
     AS $$
@@ -1613,9 +1733,9 @@ begin
     raise exception 'an actor of 1 to 200 characters is required' using errcode = 'RF400';
   end if;
   insert into admin_audit_log (id, actor, db_user, action, target, reason, detail)
-  values (relayforge.uuid7(p_now, 0), trim(p_actor), session_user, p_action, p_target, trim(p_reason), p_detail);
+  values (relayforge.uuid7(clock_timestamp(), 0), trim(p_actor), session_user, p_action, p_target, trim(p_reason), p_detail);
 end $$;
-COMMENT ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) IS 'Writes one row of the audit log, in the transaction of the change it tells of.';
+COMMENT ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb) IS 'Writes one row of the audit log, in the transaction of the change it tells of.';
 CREATE FUNCTION store.notify_config_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -1633,6 +1753,38 @@ begin
   raise exception '% is append-only', tg_table_name using errcode = 'RF409';
 end $$;
 COMMENT ON FUNCTION store.refuse_change() IS 'Keeps a table append-only, for its owner too.';
+CREATE TABLE store.audit_seals (
+    seq bigint NOT NULL,
+    audit_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_seals_digest_length CHECK ((length(digest) = 32))
+);
+COMMENT ON TABLE store.audit_seals IS 'A hash chain over admin_audit_log: see relayforge.seal_audit and relayforge.audit_verify. Append-only for every role.';
+COMMENT ON COLUMN store.audit_seals.seq IS 'Place in the chain: 1, 2, 3 and so on, in the order of sealing.';
+COMMENT ON COLUMN store.audit_seals.audit_id IS 'The row of admin_audit_log that it seals.';
+COMMENT ON COLUMN store.audit_seals.digest IS 'SHA-256 over the seal before and that row: see relayforge.audit_digest.';
+CREATE VIEW relayforge.audit_log AS
+ SELECT relayforge.uuid7_time(a.id) AS at,
+    a.actor,
+    a.db_user,
+    a.action,
+    a.target,
+    a.reason,
+    a.detail,
+    s.seq AS seal,
+    a.id
+   FROM (store.admin_audit_log a
+     LEFT JOIN store.audit_seals s ON ((s.audit_id = a.id)));
+COMMENT ON VIEW relayforge.audit_log IS 'Who changed what, and why. Order by id; narrow by target, or with id >= relayforge.uuid7_floor(…). See audit_verify.';
+COMMENT ON COLUMN relayforge.audit_log.at IS 'When, by the database''s clock.';
+COMMENT ON COLUMN relayforge.audit_log.actor IS 'Who: the admin key, or who psql''s user said, by default the login.';
+COMMENT ON COLUMN relayforge.audit_log.db_user IS 'The database role that was logged in.';
+COMMENT ON COLUMN relayforge.audit_log.action IS 'What was done: the function''s name.';
+COMMENT ON COLUMN relayforge.audit_log.target IS 'What it was done to: a kind and an id, for example job/0192….';
+COMMENT ON COLUMN relayforge.audit_log.reason IS 'Why, in the actor''s words.';
+COMMENT ON COLUMN relayforge.audit_log.detail IS 'What else there is to know, for example each job''s outcome.';
+COMMENT ON COLUMN relayforge.audit_log.seal IS 'Its place in the hash chain; null until it is sealed, seconds later.';
+COMMENT ON COLUMN relayforge.audit_log.id IS 'Its id, a UUIDv7.';
 CREATE TABLE store.dead_jobs (
     job_id uuid NOT NULL,
     tenant_id uuid NOT NULL,
@@ -1711,22 +1863,24 @@ CREATE VIEW relayforge.dead_letters AS
  SELECT d.job_id,
     t.slug AS tenant,
     d.source,
-    j.event_type,
+    ( SELECT j.event_type
+           FROM store.jobs j
+          WHERE (j.id = d.job_id)) AS event_type,
     d.cause,
     d.dead_at,
-    j.attempts,
-    j.last_error,
-    j.event_id,
-    j.correlation_id
-   FROM ((store.dead_jobs d
-     LEFT JOIN LATERAL ( SELECT DISTINCT ON (b.id) b.id,
-            b.event_id,
-            b.event_type,
-            b.attempts,
-            b.last_error,
-            b.correlation_id
-           FROM store.jobs b
-          WHERE (b.id = d.job_id)) j ON ((j.id = d.job_id)))
+    ( SELECT j.attempts
+           FROM store.jobs j
+          WHERE (j.id = d.job_id)) AS attempts,
+    ( SELECT j.last_error
+           FROM store.jobs j
+          WHERE (j.id = d.job_id)) AS last_error,
+    ( SELECT j.event_id
+           FROM store.jobs j
+          WHERE (j.id = d.job_id)) AS event_id,
+    ( SELECT j.correlation_id
+           FROM store.jobs j
+          WHERE (j.id = d.job_id)) AS correlation_id
+   FROM (store.dead_jobs d
      LEFT JOIN store.tenants t ON ((t.id = d.tenant_id)));
 COMMENT ON VIEW relayforge.dead_letters IS 'Jobs that were given up and not reprocessed since. Order by dead_at, narrow by tenant.';
 COMMENT ON COLUMN relayforge.dead_letters.job_id IS 'The job: what relayforge.reprocess_jobs takes.';
@@ -2101,8 +2255,9 @@ CREATE VIEW relayforge.queue_health AS
     l.processing,
     l.oldest_lease_until,
     GREATEST((statement_timestamp() - l.oldest_lease_until), '00:00:00'::interval) AS lease_overdue,
-    q.notify_queue_usage
-   FROM ((relayforge.inspect_queue() q(outbox_dead_rows, outbox_vacuumed_at, open_jobs_dead_rows, open_jobs_vacuumed_at, snapshot_age_xids, snapshot_since, snapshot_holder, notify_queue_usage)
+    q.notify_queue_usage,
+    u.last_run_at AS upkeep_at
+   FROM (((relayforge.inspect_queue() q(outbox_dead_rows, outbox_vacuumed_at, open_jobs_dead_rows, open_jobs_vacuumed_at, snapshot_age_xids, snapshot_since, snapshot_holder, notify_queue_usage)
      CROSS JOIN LATERAL ( SELECT min(f.next_attempt_at) AS oldest_due_at
            FROM (unnest(ARRAY['jobs'::text, 'events'::text, 'dlq'::text]) t(target)
              CROSS JOIN LATERAL ( SELECT o.next_attempt_at
@@ -2113,7 +2268,8 @@ CREATE VIEW relayforge.queue_health AS
      CROSS JOIN LATERAL ( SELECT count(*) AS processing,
             min(o.lease_until) AS oldest_lease_until
            FROM store.open_jobs o
-          WHERE (o.state = 'processing'::text)) l);
+          WHERE (o.state = 'processing'::text)) l)
+     CROSS JOIN store.upkeep u);
 COMMENT ON VIEW relayforge.queue_health IS 'What slows the queues down: dead rows, the oldest snapshot and who holds it, overdue leases, the NOTIFY queue. One row.';
 COMMENT ON COLUMN relayforge.queue_health.outbox_dead_rows IS 'Dead rows of outbox_messages that vacuum has not removed.';
 COMMENT ON COLUMN relayforge.queue_health.outbox_vacuumed_at IS 'When outbox_messages was last vacuumed.';
@@ -2128,6 +2284,7 @@ COMMENT ON COLUMN relayforge.queue_health.processing IS 'Jobs under way.';
 COMMENT ON COLUMN relayforge.queue_health.oldest_lease_until IS 'The lease that ends or ended first.';
 COMMENT ON COLUMN relayforge.queue_health.lease_overdue IS 'For how long it has been over; beyond a few seconds no sweeper is running.';
 COMMENT ON COLUMN relayforge.queue_health.notify_queue_usage IS 'Share of the server''s NOTIFY queue in use, 0 to 1; at 1, commits that notify fail.';
+COMMENT ON COLUMN relayforge.queue_health.upkeep_at IS 'When upkeep last began: every minute, as long as an API or a relay runs.';
 CREATE TABLE store.webhook_rejections (
     hour timestamp with time zone NOT NULL,
     cause text NOT NULL,
@@ -2302,29 +2459,47 @@ COMMENT ON COLUMN store.sources.created_at IS 'When the source was made.';
 COMMENT ON COLUMN store.sources.updated_at IS 'When the source was last changed.';
 CREATE VIEW relayforge.suspected_replays AS
  SELECT t.slug AS tenant,
-    r.source,
-    min(r.event_type) AS event_type,
-    count(DISTINCT r.event_id) AS events,
-    (array_agg(r.event_id ORDER BY r.id))[1] AS first_event_id,
-    (array_agg(r.event_id ORDER BY r.id DESC))[1] AS last_event_id,
-    relayforge.uuid7_time((array_agg(r.id ORDER BY r.id))[1]) AS first_at,
-    relayforge.uuid7_time((array_agg(r.id ORDER BY r.id DESC))[1]) AS last_at
-   FROM ((( SELECT i.id,
-            i.event_id,
-            i.tenant_id,
-            i.source,
-            i.event_type,
-            i.body_sha256,
-            i.provider_event_id
-           FROM store.webhook_inbox i
-          WHERE (i.id >= relayforge.uuid7_floor((statement_timestamp() - '1 day'::interval)))
-          ORDER BY i.id DESC
-         LIMIT 20000) r
-     JOIN store.sources s ON (((s.name = r.source) AND (s.kind = ANY (ARRAY['generic'::text, 'github'::text])))))
-     LEFT JOIN store.tenants t ON ((t.id = r.tenant_id)))
-  WHERE (r.provider_event_id IS NOT NULL)
-  GROUP BY t.slug, r.tenant_id, r.source, r.body_sha256
- HAVING (count(DISTINCT r.event_id) > 1);
+    b.source,
+    b.event_type,
+    b.events,
+    b.first_event_id,
+    b.last_event_id,
+    relayforge.uuid7_time(b.first_id) AS first_at,
+    relayforge.uuid7_time(b.last_id) AS last_at
+   FROM (( SELECT e.tenant_id,
+            e.source,
+            e.body_sha256,
+            min(e.event_type) AS event_type,
+            count(*) AS events,
+            (min((e.event_id)::text))::uuid AS first_event_id,
+            (max((e.event_id)::text))::uuid AS last_event_id,
+            (min(e.first_id))::uuid AS first_id,
+            (max(e.last_id))::uuid AS last_id
+           FROM ( SELECT i.tenant_id,
+                    i.source,
+                    i.body_sha256,
+                    i.event_id,
+                    min(i.event_type) AS event_type,
+                    min((i.id)::text) AS first_id,
+                    max((i.id)::text) AS last_id
+                   FROM ( SELECT i_1.id,
+                            i_1.event_id,
+                            i_1.tenant_id,
+                            i_1.source,
+                            i_1.event_type,
+                            i_1.body_sha256,
+                            i_1.provider_event_id
+                           FROM store.webhook_inbox i_1
+                          WHERE (i_1.id >= relayforge.uuid7_floor((statement_timestamp() - '1 day'::interval)))
+                          ORDER BY i_1.id DESC
+                         LIMIT 20000) i
+                  WHERE ((i.provider_event_id IS NOT NULL) AND (i.source IN ( SELECT s.name
+                           FROM store.sources s
+                          WHERE (s.kind = ANY (ARRAY['generic'::text, 'github'::text])))))
+                  GROUP BY i.tenant_id, i.source, i.body_sha256, i.event_id) e
+          GROUP BY e.tenant_id, e.source, e.body_sha256
+         HAVING (count(*) > 1)) b
+     LEFT JOIN store.tenants t ON ((t.id = b.tenant_id)));
 COMMENT ON VIEW relayforge.suspected_replays IS 'Bodies that came under more than one event id where the id is not signed, among the newest 20,000 deliveries of the last day.';
 COMMENT ON COLUMN relayforge.suspected_replays.tenant IS 'The tenant''s slug.';
 COMMENT ON COLUMN relayforge.suspected_replays.source IS 'The source.';
@@ -2432,25 +2607,6 @@ COMMENT ON COLUMN store.admin_api_keys.role IS 'viewer reads, operator acts on j
 COMMENT ON COLUMN store.admin_api_keys.key_sha256 IS 'SHA-256 of the key.';
 COMMENT ON COLUMN store.admin_api_keys.created_at IS 'When it was made.';
 COMMENT ON COLUMN store.admin_api_keys.revoked_at IS 'From when on it opens nothing; null while it is valid.';
-CREATE TABLE store.admin_audit_log (
-    id uuid NOT NULL,
-    actor text NOT NULL,
-    db_user text NOT NULL,
-    action text NOT NULL,
-    target text NOT NULL,
-    reason text NOT NULL,
-    detail jsonb NOT NULL,
-    CONSTRAINT admin_audit_log_actor_length CHECK (((length(actor) >= 1) AND (length(actor) <= 200))),
-    CONSTRAINT admin_audit_log_reason_length CHECK (((length(reason) >= 1) AND (length(reason) <= 2000)))
-);
-COMMENT ON TABLE store.admin_audit_log IS 'Who changed what, and why. Written in the transaction of the change; append-only for every role.';
-COMMENT ON COLUMN store.admin_audit_log.id IS 'UUIDv7 from the database''s clock; its time is when it happened.';
-COMMENT ON COLUMN store.admin_audit_log.actor IS 'Who: the admin key, or the database role when it was done from psql.';
-COMMENT ON COLUMN store.admin_audit_log.db_user IS 'The database role that was logged in.';
-COMMENT ON COLUMN store.admin_audit_log.action IS 'What was done: the function''s name.';
-COMMENT ON COLUMN store.admin_audit_log.target IS 'What it was done to: a kind and an id, for example tenant/0192….';
-COMMENT ON COLUMN store.admin_audit_log.reason IS 'Why, in the actor''s words.';
-COMMENT ON COLUMN store.admin_audit_log.detail IS 'What else there is to know, for example how many jobs.';
 CREATE TABLE store.code_objects (
     path text NOT NULL,
     name text NOT NULL,
@@ -2514,6 +2670,10 @@ ALTER TABLE ONLY store.admin_api_keys
     ADD CONSTRAINT admin_api_keys_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY store.admin_audit_log
     ADD CONSTRAINT admin_audit_log_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY store.audit_seals
+    ADD CONSTRAINT audit_seals_audit_id_key UNIQUE (audit_id);
+ALTER TABLE ONLY store.audit_seals
+    ADD CONSTRAINT audit_seals_pkey PRIMARY KEY (seq);
 ALTER TABLE ONLY store.code_objects
     ADD CONSTRAINT code_objects_name_key UNIQUE (name);
 ALTER TABLE ONLY store.code_objects
@@ -2573,6 +2733,8 @@ CREATE INDEX tenant_provider_secrets_tenant_id_source_idx ON store.tenant_provid
 CREATE INDEX webhook_inbox_duplicates_idx ON ONLY store.webhook_inbox USING btree (event_id) WHERE (event_id <> id);
 CREATE TRIGGER admin_audit_log_append_only BEFORE DELETE OR UPDATE ON store.admin_audit_log FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
 CREATE TRIGGER admin_audit_log_no_truncate BEFORE TRUNCATE ON store.admin_audit_log FOR EACH STATEMENT EXECUTE FUNCTION store.refuse_change();
+CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON store.audit_seals FOR EACH ROW EXECUTE FUNCTION store.refuse_change();
+CREATE TRIGGER audit_seals_no_truncate BEFORE TRUNCATE ON store.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION store.refuse_change();
 CREATE TRIGGER sources_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.sources FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenant_provider_secrets_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenant_provider_secrets FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenants_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenants FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
@@ -2587,7 +2749,10 @@ GRANT USAGE ON SCHEMA relayforge TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.add_secret(p_id uuid, p_tenant_id uuid, p_source text, p_ciphertext bytea, p_master_key_id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.audit_digest(p_previous bytea, p_row store.admin_audit_log) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
@@ -2668,6 +2833,8 @@ GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_consumer;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
@@ -2689,9 +2856,10 @@ REVOKE ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_consumer;
-REVOKE ALL ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION store.notify_config_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION store.refuse_change() FROM PUBLIC;
+GRANT SELECT ON TABLE relayforge.audit_log TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.dead_letters TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.event_timeline TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.job_overview TO relayforge_dba;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use observability::admin::{Readiness, get_or_head, health_response, metrics_response, ready_response};
 use observability::metrics::{Encoder, PartitionHorizon};
 use sql::ingest::IngestRules;
-use sql::{Pool, upkeep};
+use sql::{Pool, audit, upkeep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -209,6 +209,7 @@ fn start_upkeep(
         move |check, found: Result<(), &str>| readiness.set(check, found)
     };
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    tasks.spawn(audit::keep_sealed(pool.clone(), stop.clone()));
     let horizon = PartitionHorizon::default();
     let report = {
         let (readiness, horizon) = (readiness.clone(), horizon.clone());

@@ -153,3 +153,20 @@ create trigger admin_audit_log_append_only before update or delete on store.admi
   for each row execute function store.refuse_change();
 create trigger admin_audit_log_no_truncate before truncate on store.admin_audit_log
   for each statement execute function store.refuse_change();
+
+create table store.audit_seals (
+  seq bigint not null,
+  audit_id uuid not null,
+  digest bytea not null,
+  constraint audit_seals_pkey primary key (seq),
+  constraint audit_seals_audit_id_key unique (audit_id),
+  constraint audit_seals_digest_length check (length(digest) = 32)
+);
+comment on table store.audit_seals is 'A hash chain over admin_audit_log: see relayforge.seal_audit and relayforge.audit_verify. Append-only for every role.';
+comment on column store.audit_seals.seq is 'Place in the chain: 1, 2, 3 and so on, in the order of sealing.';
+comment on column store.audit_seals.audit_id is 'The row of admin_audit_log that it seals.';
+comment on column store.audit_seals.digest is 'SHA-256 over the seal before and that row: see relayforge.audit_digest.';
+create trigger audit_seals_append_only before update or delete on store.audit_seals
+  for each row execute function store.refuse_change();
+create trigger audit_seals_no_truncate before truncate on store.audit_seals
+  for each statement execute function store.refuse_change();

@@ -3,6 +3,7 @@
 //! Start with `migrate.rs` for how a database comes to be, `ingest.rs`, `outbox.rs` and `jobs.rs` for what services do
 //! with it, `event.rs` for what a stored body means.
 
+pub mod audit;
 mod code_objects;
 pub mod config;
 mod error;
@@ -47,6 +48,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_api", upkeep::CONFIGURE_UPKEEP),
     ("relayforge_api", upkeep::MAINTAIN),
     ("relayforge_api", upkeep::PARTITIONS_END),
+    ("relayforge_api", audit::SEAL_AUDIT),
     ("relayforge_api", outbox::WAKE_RELAYS),
     ("relayforge_owner", config::CREATE_TENANT),
     ("relayforge_owner", config::CREATE_SOURCE),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{GenericClient, Pool};
+use deadpool_postgres::{GenericClient, Object, Pool};
+use tokio_postgres::SimpleQueryMessage;
 use uuid::Uuid;
 
 use crate::DbError;
@@ -68,6 +69,50 @@ pub async fn create_admin_key(
         .query_one(&statement, &[&name, &role, &key_sha256])
         .await?
         .try_get("id")?)
+}
+
+/// Checks that two connections of the pool have a session each, of their own. Behind a pooler in transaction mode they
+/// have not: prepared statements, LISTEN, advisory locks and settings would be somebody else's at any time.
+///
+/// # Errors
+/// [`DbError::Invalid`] if they share sessions; [`DbError::Unavailable`] if the database does not answer.
+pub async fn check_pooling(pool: &Pool) -> Result<(), DbError> {
+    let (one, other) = (pool.get().await?, pool.get().await?);
+    let asked = async {
+        let before = backend(&one).await?;
+        // A pooler gives this transaction a session: the one that has just been used, or, if it takes turns, the next,
+        // and then has another one for the first connection.
+        other.batch_execute("begin").await?;
+        let beside = backend(&other).await?;
+        let after = backend(&one).await?;
+        other.batch_execute("rollback").await?;
+        Ok::<_, DbError>(beside == before || after != before)
+    };
+    match tokio::time::timeout(PING_TIMEOUT, asked).await {
+        Ok(Ok(false)) => Ok(()),
+        Ok(Ok(true)) => Err(DbError::Invalid(
+            "DATABASE__URL leads through a pooler in transaction mode: connect directly, or in session mode"
+                .to_owned(),
+        )),
+        failed => {
+            // Whatever they wait for, and in whatever transaction they are.
+            drop((Object::take(one), Object::take(other)));
+            match failed {
+                Ok(Err(error)) => Err(error),
+                _ => Err(DbError::Unavailable("no answer in time".to_owned())),
+            }
+        }
+    }
+}
+
+/// The process that serves this connection; asked in a way that every pooler understands.
+async fn backend(client: &Object) -> Result<String, DbError> {
+    let messages = client.simple_query("select pg_backend_pid()").await?;
+    let pid = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(pid.unwrap_or_default().to_owned())
 }
 
 /// Whether the database answers on some connection of the pool, and takes writes. A connection that does not answer, or

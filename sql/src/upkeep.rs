@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Object};
 use tokio_util::sync::CancellationToken;
 
-use crate::operators::{check_schema, ping};
+use crate::operators::{check_pooling, check_schema, ping};
 use crate::{DatabaseConfig, DbError, Pool, pool};
 
 pub(crate) const CONFIGURE_UPKEEP: &str =
@@ -45,11 +45,16 @@ pub const PARTITIONS: &str = "partitions";
 pub const CHECKS: [&str; 2] = ["database", "schema"];
 
 /// Reports under the names of [`CHECKS`] whether the database answers and has our schema, every two seconds until
-/// `stop`.
+/// `stop`. Before the first answer it also looks whether a pooler shares out sessions: then it is as if there were none.
 pub async fn watch(pool: Pool, report: impl Fn(&'static str, Result<(), &str>), stop: CancellationToken) {
     let [database, schema] = CHECKS;
+    let mut has_sessions = false;
     loop {
         let checked = async {
+            if !has_sessions {
+                check_pooling(&pool).await?;
+                has_sessions = true;
+            }
             ping(&pool).await?;
             check_schema(&pool.get().await?).await
         };
@@ -61,6 +66,10 @@ pub async fn watch(pool: Pool, report: impl Fn(&'static str, Result<(), &str>), 
             Err(DbError::Conflict(why)) => {
                 report(database, Ok(()));
                 report(schema, Err(&why));
+            }
+            Err(DbError::Invalid(why)) => {
+                tracing::error!(why, "the database can't be used");
+                report(database, Err(&why));
             }
             Err(error) => {
                 tracing::warn!(%error, "the database does not answer");

@@ -12,7 +12,8 @@ select q.outbox_dead_rows,
        l.processing,
        l.oldest_lease_until,
        greatest(statement_timestamp() - l.oldest_lease_until, '0') as lease_overdue,
-       q.notify_queue_usage
+       q.notify_queue_usage,
+       u.last_run_at as upkeep_at
   from relayforge.inspect_queue() q
  cross join lateral (
    select min(f.next_attempt_at) as oldest_due_at
@@ -25,7 +26,8 @@ select q.outbox_dead_rows,
    select count(*) as processing, min(o.lease_until) as oldest_lease_until
      from store.open_jobs o
     where o.state = 'processing'
- ) l;
+ ) l
+ cross join store.upkeep u;
 comment on view relayforge.queue_health is 'What slows the queues down: dead rows, the oldest snapshot and who holds it, overdue leases, the NOTIFY queue. One row.';
 comment on column relayforge.queue_health.outbox_dead_rows is 'Dead rows of outbox_messages that vacuum has not removed.';
 comment on column relayforge.queue_health.outbox_vacuumed_at is 'When outbox_messages was last vacuumed.';
@@ -40,4 +42,5 @@ comment on column relayforge.queue_health.processing is 'Jobs under way.';
 comment on column relayforge.queue_health.oldest_lease_until is 'The lease that ends or ended first.';
 comment on column relayforge.queue_health.lease_overdue is 'For how long it has been over; beyond a few seconds no sweeper is running.';
 comment on column relayforge.queue_health.notify_queue_usage is 'Share of the server''s NOTIFY queue in use, 0 to 1; at 1, commits that notify fail.';
+comment on column relayforge.queue_health.upkeep_at is 'When upkeep last began: every minute, as long as an API or a relay runs.';
 grant select on relayforge.queue_health to relayforge_dba;

@@ -1,6 +1,6 @@
 -- Erases one event: see erase_events for what goes and what stays. Copies outside of this database (the broker, whoever
--- listens to its topic exchange, backups) are not reached. Returns how many deliveries were erased; 0 if it was done
--- before. RF404: no such event. RF400: no reason.
+-- listens to its topic exchange, backups) are not reached. Returns how many deliveries were erased: 0 if it was done
+-- before and none has come since. RF404: no such event. RF400: no reason.
 create function relayforge.erase_event(
   p_event_id uuid,
   p_reason text,
@@ -20,8 +20,8 @@ begin
   end if;
   v_erased := relayforge.erase_events(array[p_event_id], p_now);
   perform relayforge.write_audit(
-    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased), p_now);
+    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased));
   return v_erased;
 end $$;
-comment on function relayforge.erase_event is 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before. Copies outside of this database are not reached. Audited, with the reason.';
+comment on function relayforge.erase_event is 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before and none has come since. Copies outside of this database are not reached. Audited, with the reason.';
 grant execute on function relayforge.erase_event to relayforge_dba;

@@ -32,7 +32,7 @@ begin
   case p_step
     when 'begin' then
       update tenants t set status = 'suspended', updated_at = p_now where t.id = p_tenant_id;
-      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}', p_now);
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}');
       return query select null::uuid, 0::bigint;
     when 'events' then
       select (array_agg(q.id order by q.id desc))[1], array_agg(distinct q.event_id) into v_last, v_event_ids
@@ -53,7 +53,7 @@ begin
          set sample = null, sample_detail = null
        where r.tenant_id = p_tenant_id and (r.sample is not null or r.sample_detail is not null);
       update tenants t set name = '(erased)', updated_at = p_now where t.id = p_tenant_id;
-      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "ended"}', p_now);
+      perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "ended"}');
       return query select null::uuid, 0::bigint;
     else
       raise exception 'erase_tenant has no step %', p_step using errcode = 'RF400';

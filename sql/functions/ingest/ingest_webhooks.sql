@@ -254,7 +254,10 @@ begin
      group by i.tenant_id, i.source, i.replay_key, i.event_id
      order by i.tenant_id, i.source, i.replay_key
     on conflict (tenant_id, source, provider_event_id) do update
-       set times = r.times + excluded.times, last_at = excluded.last_at, event_id = excluded.event_id;
+       -- A provider's id may come back as a new event after the window.
+       set times = excluded.times + case when r.event_id = excluded.event_id then r.times else 0 end,
+           first_at = case when r.event_id = excluded.event_id then r.first_at else excluded.first_at end,
+           last_at = excluded.last_at, event_id = excluded.event_id;
   end if;
 
   insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,

@@ -26,7 +26,7 @@ begin
   if not v_more then
     return;
   end if;
-  foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs'] loop
+  foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs', 'audit'] loop
     for v_round in 1..c_rounds loop
       begin
         select s.more, s.done into v_more, v_done from relayforge.upkeep_step(v_step, '0', p_now) s;

@@ -6,6 +6,7 @@
 --   drop         drops one partition that is past its retention
 --   ledger, replays                        an hourly pass, 256 pages of each table a step
 --   quota, rejections, traffic, dead_jobs  an hourly pass, 5,000 rows a step
+--   audit        seals the audit log, an hourly pass over all of it
 -- RF400: a step of another name, or a time to come, at which only the owner may look (it would drop what is still kept).
 create function relayforge.upkeep_step(
   p_step text,
@@ -88,6 +89,17 @@ begin
         v_relation, c_pages, v_floor, relayforge.uuid7_floor(p_now - v_upkeep.hash_window), p_now) and v_ended;
     end loop;
     return query select not v_ended, null::text;
+
+  elsif p_step = 'audit' then
+    -- What is not sealed within seconds was written by a transaction that stayed open, and is rare.
+    if exists (select 1 from purge_positions p where p.relation = 'audit' and p.pass_ended_at between p_now - c_pass_every and p_now) then
+      select s.sealed into v_count from relayforge.seal_audit() s;
+    else
+      select s.sealed into v_count from relayforge.seal_audit(null) s;
+      insert into purge_positions (relation, page, pass_ended_at) values ('audit', 0, p_now)
+      on conflict (relation) do update set pass_ended_at = excluded.pass_ended_at;
+    end if;
+    return query select v_count = 1000, null::text;
 
   elsif p_step in ('quota', 'rejections', 'traffic', 'dead_jobs') then
     if exists (select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now) then

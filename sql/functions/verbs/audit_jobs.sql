@@ -22,8 +22,7 @@ begin
     p_actor, p_action,
     case when cardinality(p_job_ids) = 1 then 'job/' || p_job_ids[1] else 'jobs' end,
     p_reason,
-    (select jsonb_object_agg(i.job_id, i.outcome) from unnest(p_job_ids, p_outcomes) i(job_id, outcome)),
-    p_now);
+    (select jsonb_object_agg(i.job_id, i.outcome) from unnest(p_job_ids, p_outcomes) i(job_id, outcome)));
   insert into job_log (id, job_id, what, attempt, detail)
   select relayforge.uuid7(p_now, 0), i.job_id, p_what, i.attempt, left(trim(p_actor) || ': ' || trim(p_reason), 2000)
     from unnest(p_job_ids, p_outcomes, p_attempts) i(job_id, outcome, attempt)

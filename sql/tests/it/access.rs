@@ -119,6 +119,7 @@ fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
             "select * from relayforge.list_partitions()".into(),
         ),
         ("partitions_end", "select relayforge.partitions_end()".into()),
+        ("audit_verify", "select * from relayforge.audit_verify()".into()),
         (
             "ensure_partitions",
             "select relayforge.ensure_partitions('day', 15)".into(),

@@ -1,13 +1,15 @@
 //! Erasure of what events carried: of one event, of a tenant.
 
+use serde_json::json;
 use sql::DbError;
+use sql::ingest::{NewWebhook, ingest_webhooks};
 use sql::jobs::{Start, complete_jobs};
 use sql::testing::TestDb;
 use uuid::Uuid;
 
 use crate::support::{
-    Hook, POLICY, accepted, api, consumer, count, dba, duplicate, failure, hook, ingest, start, started,
-    tenant,
+    Hook, POLICY, RULES, accepted, api, consumer, count, dba, duplicate, failure, hook, ingest, start,
+    started, tenant,
 };
 
 const CARRIED: &str = "select count(*) from store.webhook_inbox where body is not null or headers <> '{}' or trace_context is not null";
@@ -77,6 +79,35 @@ async fn an_erased_event_leaves_that_it_was_there() {
         .await,
         2
     );
+}
+
+/// Its trace context carries the provider's baggage.
+#[tokio::test]
+async fn a_duplicate_of_an_erased_event_leaves_nothing() {
+    let db = TestDb::create().await;
+    let ids = accepted(&ingest(&api(&db).await, &[hook("a")]).await[0]);
+    db.owner()
+        .await
+        .query("select relayforge.erase_event($1, 'test')", &[&ids.event_id])
+        .await
+        .unwrap();
+    let (headers, hook) = (json!({}), hook("a"));
+    let trace = serde_json::value::to_raw_value(&json!({ "baggage": "user=jane" })).unwrap();
+    let again = NewWebhook {
+        tenant_id: hook.tenant,
+        source: hook.source,
+        provider_event_id: hook.id.as_deref(),
+        event_type: "order.created",
+        body: &hook.body,
+        headers: &headers,
+        signature_timestamp: None,
+        secret_id: None,
+        correlation_id: "test",
+        trace_context: Some(&trace),
+    };
+    ingest_webhooks(&api(&db).await, &[again], &RULES).await.unwrap();
+    let left = "select count(*) from store.webhook_inbox where trace_context is not null";
+    assert_eq!(count(&db, left).await, 0);
 }
 
 async fn add_secret_and_sample(db: &TestDb, tenant_id: Uuid) {

@@ -82,6 +82,35 @@ async fn an_array_may_hold_the_same_job_twice() {
 }
 
 #[tokio::test]
+async fn the_same_run_may_fail_twice_in_one_call() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let run = started(&client, new_job(&db, "a").await, 1).await.run;
+    fail_jobs(&client, &[failure(run, true), failure(run, true)], &POLICY)
+        .await
+        .unwrap();
+    let failed = "select count(*) from store.job_log where what = 'failed'";
+    let messages = "select count(*) from store.outbox_messages where attempt = 2";
+    assert_eq!((count(&db, failed).await, count(&db, messages).await), (1, 1));
+}
+
+/// Where the two disagree, one holds: no retry is promised for a job that has just been given up.
+#[tokio::test]
+async fn a_run_that_fails_twice_in_one_call_has_one_outcome() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let run = started(&client, new_job(&db, "a").await, 1).await.run;
+    let failed = fail_jobs(&client, &[failure(run, true), failure(run, false)], &POLICY)
+        .await
+        .unwrap();
+    assert_eq!(
+        failed.retrying.len() + failed.dead_lettered.len(),
+        1,
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_failure_is_retried_after_a_backoff_until_the_attempts_are_used_up() {
     let db = TestDb::create().await;
     let client = consumer(&db).await;
@@ -323,6 +352,23 @@ async fn a_start_beyond_the_poison_limit_gives_the_job_up() {
         .remove(0);
     assert!(matches!(answer, Start::Poisoned), "{answer:?}");
     assert!(matches!(start(&client, job_id, 2).await, Start::Final));
+}
+
+/// The second of two messages for a job that the first has made poison.
+#[tokio::test]
+async fn a_message_beside_the_one_that_is_poisoned_finds_the_job_final() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let job_id = new_job(&db, "a").await;
+    started(&client, job_id, 1).await;
+    expire_leases(&db).await;
+    sweep_leases(&client, 100, 5).await.unwrap();
+    let asked = JobAttempt { job_id, attempt: 2 };
+    let answers = start_jobs(&client, &[asked, asked], LEASE, 1).await.unwrap();
+    assert!(
+        matches!(answers[..], [Start::Poisoned, Start::Final]),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test]

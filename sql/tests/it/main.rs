@@ -6,10 +6,10 @@
 )]
 
 mod access;
+mod audit;
 mod catalogue;
 mod config;
 mod erasure;
-mod findings;
 mod ingest;
 mod ingest_races;
 mod jobs;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::support::{
     Hook, RULES, accepted, api, count, duplicate, hook, ingest, ingest_with, source, stripe, tenant,
+    until_somebody_waits,
 };
 
 #[tokio::test]
@@ -76,6 +77,58 @@ async fn a_batch_over_the_quota_is_cut_exactly_there_and_the_keys_stay_free() {
         "{outcomes:?}"
     );
     assert!(matches!(outcomes[3], Ingested::Duplicate { .. }));
+}
+
+/// A session charges the row at the place where it has locked it: what others have charged while it waited counts, on a
+/// tenant's first batch of a day, too.
+#[tokio::test]
+async fn sessions_that_wait_for_a_quota_row_accept_exactly_the_quota_together() {
+    for known in [false, true] {
+        let db = TestDb::create().await;
+        let tenant = tenant(&db, "small", Some(10)).await;
+        let hooks = |session: usize| -> Vec<Hook> {
+            (0..4)
+                .map(|i| Hook {
+                    tenant,
+                    ..hook(&format!("{session}-{i}"))
+                })
+                .collect()
+        };
+        if known {
+            ingest(&api(&db).await, &hooks(9)[..1]).await;
+        }
+        let mut first = api(&db).await;
+        let tx = first.transaction().await.unwrap();
+        ingest(&tx, &hooks(0)).await;
+        let waiting: Vec<_> = (1..4)
+            .map(|session| (db.pool("relayforge_api"), hooks(session)))
+            .map(|(pool, hooks)| {
+                tokio::spawn(async move {
+                    let client = pool.get().await.unwrap();
+                    client.batch_execute("set lock_timeout = 0").await.unwrap();
+                    ingest(&client, &hooks).await
+                })
+            })
+            .collect();
+        until_somebody_waits(&db).await;
+        tx.commit().await.unwrap();
+        let mut new = 0;
+        for session in waiting {
+            let outcomes = session.await.unwrap();
+            new += outcomes
+                .iter()
+                .filter(|outcome| matches!(outcome, Ingested::Accepted { .. }))
+                .count();
+        }
+        assert_eq!(new, if known { 5 } else { 6 }, "known: {known}");
+        for counted in [
+            "select used from store.tenant_daily_quota_usage where tenant_id <> '00000000-0000-0000-0000-000000000000'",
+            "select count(*) from store.jobs",
+            "select count(*) from store.dedup_ledger",
+        ] {
+            assert_eq!(count(&db, counted).await, 10, "{counted}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ enum End {
 }
 
 /// What a statement answers: the first column of its rows, joined.
-pub(crate) async fn ask(client: &Client, statement: &str) -> Result<String, tokio_postgres::Error> {
+async fn ask(client: &Client, statement: &str) -> Result<String, tokio_postgres::Error> {
     let answers = client.simple_query(statement).await?;
     let column = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("null").to_owned()),
@@ -29,7 +29,7 @@ pub(crate) async fn ask(client: &Client, statement: &str) -> Result<String, toki
 }
 
 /// Waits until that many sessions wait for a lock.
-pub(crate) async fn waiting(db: &TestDb, sessions: i64) {
+async fn waiting(db: &TestDb, sessions: i64) {
     let blocked = "select count(distinct pid) from pg_locks where not granted and pid in
                      (select pid from pg_stat_activity where datname = current_database())";
     let until = std::time::Instant::now() + Duration::from_secs(10);
@@ -52,13 +52,13 @@ async fn race(db: &TestDb, first: &str, second: &str, end: End) -> (String, Stri
     (won, late.await.unwrap().unwrap())
 }
 
-pub(crate) async fn new_job(db: &TestDb, id: &str) -> Uuid {
+async fn new_job(db: &TestDb, id: &str) -> Uuid {
     accepted(&ingest(&api(db).await, &[hook(id)]).await[0])
         .job_id
         .unwrap()
 }
 
-pub(crate) async fn running(db: &TestDb, id: &str) -> Run {
+async fn running(db: &TestDb, id: &str) -> Run {
     let job_id = new_job(db, id).await;
     let asked = JobAttempt { job_id, attempt: 1 };
     let mut answers = start_jobs(&consumer(db).await, &[asked], Duration::from_secs(30), 5)
@@ -70,14 +70,14 @@ pub(crate) async fn running(db: &TestDb, id: &str) -> Run {
     }
 }
 
-pub(crate) fn verb(function: &str, jobs: &[Uuid]) -> String {
+fn verb(function: &str, jobs: &[Uuid]) -> String {
     format!(
         "select outcome from relayforge.{function}({}, 'race') order by job_id",
         array(jobs)
     )
 }
 
-pub(crate) fn array(ids: &[Uuid]) -> String {
+fn array(ids: &[Uuid]) -> String {
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     format!("'{{{}}}'::uuid[]", ids.join(","))
 }
@@ -340,4 +340,63 @@ async fn cancel_in_opposite_orders() {
     let answers = [first.await.unwrap().unwrap(), second.await.unwrap().unwrap()];
     let (won, late) = (["cancelled"; 50].join(" "), ["final"; 50].join(" "));
     assert!(answers.contains(&won) && answers.contains(&late), "{answers:?}");
+}
+
+/// Both lock jobs in the order of their ids, whatever the order they are asked in.
+#[tokio::test]
+async fn complete_and_reprocess_in_opposite_orders() {
+    let db = TestDb::create().await;
+    let mut runs = Vec::new();
+    for id in ["a", "b", "c"] {
+        runs.push(running(&db, id).await);
+    }
+    let jobs: Vec<Uuid> = runs.iter().map(|run| run.job_id).collect();
+    let (psql, one, two) = (db.owner().await, db.owner().await, db.owner().await);
+    psql.batch_execute(&format!(
+        "begin; select from store.jobs where id = '{}' for no key update",
+        jobs[1]
+    ))
+    .await
+    .unwrap();
+    let (late, current): (Vec<Uuid>, Vec<Uuid>) =
+        runs.iter().rev().map(|run| (run.job_id, run.run_id)).unzip();
+    let complete = format!(
+        "call relayforge.complete_jobs({}, {}, null)",
+        array(&late),
+        array(&current)
+    );
+    let reprocess = verb("reprocess_jobs", &jobs);
+    let first = tokio::spawn(async move { ask(&one, &complete).await });
+    waiting(&db, 1).await;
+    let second = tokio::spawn(async move { ask(&two, &reprocess).await });
+    psql.batch_execute("commit").await.unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+}
+
+/// Whoever is second sees the other: no open job remains whose event is gone.
+#[tokio::test]
+async fn reprocess_and_erase() {
+    let db = TestDb::create().await;
+    let ids = accepted(&ingest(&api(&db).await, &[hook("a")]).await[0]);
+    let job = ids.job_id.unwrap();
+    let (one, two) = (db.owner().await, db.owner().await);
+    ask(&one, &verb("cancel_jobs", &[job])).await.unwrap();
+    one.batch_execute("begin").await.unwrap();
+    assert_eq!(
+        ask(&one, &verb("reprocess_jobs", &[job])).await.unwrap(),
+        "reprocessed"
+    );
+    let erase = format!("select relayforge.erase_event('{}', 'race')", ids.event_id);
+    let erasing = tokio::spawn(async move { ask(&two, &erase).await });
+    // Mended, it may wait.
+    let until = std::time::Instant::now() + Duration::from_secs(1);
+    while !erasing.is_finished() && std::time::Instant::now() < until {
+        tokio::task::yield_now().await;
+    }
+    one.batch_execute("commit").await.unwrap();
+    assert_eq!(erasing.await.unwrap().unwrap(), "1");
+    let open = "select count(*) from store.open_jobs o join store.jobs j on j.id = o.job_id
+                  join store.webhook_inbox i on i.id = j.event_id where i.erased_at is not null";
+    assert_eq!(count(&db, open).await, 0, "open jobs of erased events");
 }

@@ -147,6 +147,9 @@ async fn a_replayed_key_is_free_again_after_the_dedup_window() {
         ingest_at(&client, &stripe("evt", 1000), "9 days").await,
         ("replay".to_owned(), second)
     );
+    // Counted for the new event alone.
+    let refused = "select count(*) from store.rejected_replays where times = 1 and first_at = last_at";
+    assert_eq!(count(&db, refused).await, 1);
     assert_eq!(
         ingest_at(&client, &stripe("evt", 1500), "9 days").await,
         ("duplicate".to_owned(), second)

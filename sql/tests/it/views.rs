@@ -11,6 +11,7 @@ use sql::testing::TestDb;
 #[tokio::test]
 async fn every_view_has_a_test() {
     let tests = [
+        include_str!("audit.rs"),
         include_str!("views/counts.rs"),
         include_str!("views/health.rs"),
         include_str!("views/jobs.rs"),

@@ -100,7 +100,7 @@ impl Case<'_> {
         same(
             "replays",
             &found,
-            &replays.map(|(key, times)| (name(key), *times)).collect(),
+            &replays.map(|(key, (_, times))| (name(key), *times)).collect(),
         )
     }
 

@@ -31,8 +31,8 @@ pub(crate) enum Answer {
 pub(crate) struct Intake {
     pub(crate) ledger: BTreeMap<EventKey, Known>,
     pub(crate) used: BTreeMap<(Tenant, NaiveDate), i64>,
-    /// Replays refused.
-    pub(crate) replays: BTreeMap<EventKey, i64>,
+    /// The job of the last event of that key whose replays were refused, and how often.
+    pub(crate) replays: BTreeMap<EventKey, (usize, i64)>,
 }
 
 /// A known event.
@@ -88,7 +88,11 @@ impl Model {
             _ => false,
         };
         if replay {
-            *self.intake.replays.entry(key).or_default() += 1;
+            let refused = self.intake.replays.entry(key).or_insert((known.job, 0));
+            if refused.0 != known.job {
+                *refused = (known.job, 0);
+            }
+            refused.1 += 1;
             return Answer::Replay(known.job);
         }
         self.jobs[known.job].deliveries += 1;
