@@ -86,7 +86,7 @@ pub async fn check_pooling(pool: &Pool) -> Result<(), DbError> {
         let beside = backend(&other).await?;
         let after = backend(&one).await?;
         other.batch_execute("rollback").await?;
-        Ok::<_, DbError>(beside == before || after != before)
+        Ok::<_, DbError>(are_shared(&before, &beside, &after))
     };
     match tokio::time::timeout(PING_TIMEOUT, asked).await {
         Ok(Ok(false)) => Ok(()),
@@ -103,6 +103,11 @@ pub async fn check_pooling(pool: &Pool) -> Result<(), DbError> {
             }
         }
     }
+}
+
+/// Whether what served a connection before, another one beside it, and the first again were not two sessions.
+fn are_shared(before: &str, beside: &str, after: &str) -> bool {
+    beside == before || after != before
 }
 
 /// The process that serves this connection; asked in a way that every pooler understands.
@@ -218,4 +223,18 @@ pub async fn find_events(
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_shared;
+
+    #[test]
+    fn a_pooler_that_shares_out_sessions_is_told_by_who_answers() {
+        assert!(!are_shared("1", "2", "1"));
+        // The session that was just used serves the other, which then holds it.
+        assert!(are_shared("1", "1", "2"));
+        // They take turns.
+        assert!(are_shared("1", "2", "3"));
+    }
 }
