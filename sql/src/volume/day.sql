@@ -1,7 +1,7 @@
 -- Jobs number fill.first to fill.last of fill.jobs, which are spread evenly over the thirty days before fill.now, with all
 -- that has become of them. What is older than fill.inbox_from has no delivery any more, nor a row of the ledger.
--- One job in 20 is the first tenant's heartbeat, one in 200 was given up, one in 50 needed a second attempt, one event in 100
--- came twice; of the last day's jobs every fill.open_every-th is open.
+-- One job in 20 is the first tenant's heartbeat; one in 200 was given up, half of them the first tenant's; one in 50 needed a
+-- second attempt; one event in 100 came twice; of the last day's jobs every fill.open_every-th is open.
 truncate chunk;
 insert into chunk
 select c.n, c.at, relayforge.uuid7(c.at, c.n::integer & 4095), relayforge.uuid7(c.at, c.n::integer & 4095),
@@ -17,7 +17,8 @@ select c.n, c.at, relayforge.uuid7(c.at, c.n::integer & 4095), relayforge.uuid7(
        c.at >= current_setting('fill.inbox_from')::timestamptz
   from (
     select n, md5(n::text) as hash,
-           case when n % 20 = 3 then 0 else random() end as size, case when n % 20 = 3 then 0 else random() end as which,
+           case when n % 20 = 3 or n % 400 = 100 then 0 else random() end as size,
+           case when n % 20 = 3 or n % 400 = 100 then 0 else random() end as which,
            current_setting('fill.now')::timestamptz
              - (current_setting('fill.jobs')::bigint - n + 1) * (interval '30 days' / current_setting('fill.jobs')::double precision) as at
       from generate_series(current_setting('fill.first')::bigint, current_setting('fill.last')::bigint) n

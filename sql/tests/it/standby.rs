@@ -30,7 +30,8 @@ async fn arrange(owner: &Client, stage: &Stage) {
     stage.fail(4, job, run, false, "no such order").await;
     let (_, job) = stage.accept(5, &hook("a")).await;
     stage.start(6, job, 1).await;
-    stage.accept(7, &hook("b")).await;
+    let (_, job) = stage.accept(7, &hook("b")).await;
+    stage.verb(8, "hold_jobs", job, "let me look").await;
     let counts = [
         "relayforge.record_rejections(array['invalid_payload'], array['generic'], array[$1::uuid], array[1::bigint])",
         "relayforge.record_traffic(array[$1::uuid], array['generic'], array['accepted'], array[1::bigint])",
