@@ -3,13 +3,12 @@
 //! If the process dies before the commit, the rows are still in the outbox and go out again: consumers are told apart
 //! repeats by the job's state, not by the broker.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sql::outbox::{
-    ClaimedMessage, LowWater, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox,
-};
+use chrono::{DateTime, TimeDelta};
+use sql::low_water::LowWaterMark;
+use sql::outbox::{ClaimedMessage, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox};
 use sql::{DbError, Pool};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -26,12 +25,6 @@ const BACKOFF_CAP: Duration = Duration::from_secs(60);
 
 /// How long an event is offered to a topic exchange that refuses it. Our own jobs are offered for ever.
 const EVENTS_GIVEN_UP_AFTER: TimeDelta = TimeDelta::hours(1);
-
-/// How far behind the last claimed message a claim starts: longer than an ingest transaction can take.
-const LOW_WATER_MARGIN: TimeDelta = TimeDelta::seconds(2);
-
-/// How often a claim starts at the beginning all the same, for what was committed later than that.
-const FULL_SCAN_EVERY: Duration = Duration::from_secs(5);
 
 /// What a cycle found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +53,8 @@ pub struct Drain {
     topology: Topology,
     batch_items: u16,
     claim_timeout: Duration,
-    low_water: Mutex<Mark>,
+    low_water: Mutex<LowWaterMark>,
     metrics: RelayMetrics,
-}
-
-#[derive(Debug)]
-struct Mark {
-    at: DateTime<Utc>,
-    full_scan_due: Instant,
 }
 
 impl Drain {
@@ -79,16 +66,12 @@ impl Drain {
         claim_timeout: Duration,
         metrics: RelayMetrics,
     ) -> Self {
-        let mark = Mark {
-            at: LowWater::START.at,
-            full_scan_due: Instant::now(),
-        };
         Self {
             target,
             topology,
             batch_items,
             claim_timeout,
-            low_water: Mutex::new(mark),
+            low_water: Mutex::new(LowWaterMark::new(Instant::now())),
             metrics,
         }
     }
@@ -105,12 +88,13 @@ impl Drain {
     pub async fn run_cycle(&self, pool: &Pool, publisher: &Publisher) -> Result<Cycle, CycleError> {
         let mut client = pool.get().await.map_err(DbError::from)?;
         let transaction = client.transaction().await.map_err(DbError::from)?;
-        let claimed = claim_outbox(&transaction, self.target, self.batch_items, self.claim_from()).await?;
+        let from = self.mark().claim_from(Instant::now());
+        let claimed = claim_outbox(&transaction, self.target, self.batch_items, from).await?;
         let Some(last) = claimed.last() else {
             transaction.rollback().await.map_err(DbError::from)?;
             return Ok(Cycle::Idle);
         };
-        self.move_low_water(last.next_attempt_at);
+        self.mark().claimed_to(last.next_attempt_at);
         // A dropped transaction rolls back: the rows are free again.
         let (settlement, abandoned) = timeout(self.claim_timeout, self.publish(publisher, &claimed))
             .await
@@ -188,21 +172,7 @@ impl Drain {
         self.target == Target::Events && age.is_some_and(|age| age > EVENTS_GIVEN_UP_AFTER)
     }
 
-    fn claim_from(&self) -> LowWater {
-        let mut mark = self.low_water.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if now >= mark.full_scan_due {
-            mark.full_scan_due = now + FULL_SCAN_EVERY;
-            return LowWater::START;
-        }
-        LowWater {
-            at: mark.at - LOW_WATER_MARGIN,
-            id: LowWater::START.id,
-        }
-    }
-
-    fn move_low_water(&self, at: DateTime<Utc>) {
-        let mut mark = self.low_water.lock().unwrap_or_else(PoisonError::into_inner);
-        mark.at = mark.at.max(at);
+    fn mark(&self) -> MutexGuard<'_, LowWaterMark> {
+        self.low_water.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,7 @@ mod error;
 pub mod event;
 pub mod ingest;
 pub mod jobs;
+pub mod low_water;
 pub mod migrate;
 pub mod operators;
 pub mod outbox;

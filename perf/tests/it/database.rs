@@ -104,21 +104,3 @@ async fn a_database_of_somebody_elses_is_not_touched() {
         "{error:#}"
     );
 }
-
-/// Claims are measured with the relay's own low-water mark; whoever changes one changes the other.
-#[test]
-fn the_low_water_mark_is_the_relays() {
-    let (relay, measured) = (
-        include_str!("../../../relay/src/cycle.rs"),
-        include_str!("../../src/database/relay.rs"),
-    );
-    for name in ["LOW_WATER_MARGIN: ", "FULL_SCAN_EVERY: "] {
-        let of = |file: &'static str| file.lines().find(|line| line.contains(name));
-        assert!(
-            of(relay).is_some() && of(relay) == of(measured),
-            "{:?} {:?}",
-            of(relay),
-            of(measured)
-        );
-    }
-}
