@@ -90,16 +90,22 @@ begin
    where i.outcome = p_what;
 end $$;
 COMMENT ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) IS 'Writes the audit row of a verb on jobs, and a job log row for each job that it changed.';
-CREATE FUNCTION relayforge.audit_verify(p_seq bigint DEFAULT NULL::bigint, p_digest text DEFAULT NULL::text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) RETURNS record
+CREATE FUNCTION relayforge.audit_verify(p_seq bigint DEFAULT NULL::bigint, p_digest text DEFAULT NULL::text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) RETURNS record
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
 #variable_conflict use_column
 declare
   v_digest bytea := '';
+  v_newest timestamptz := '-infinity';
+  v_at timestamptz;
   v_seal record;
 begin
+  if num_nulls(p_seq, p_digest) = 1 then
+    raise exception 'an earlier end of the chain is a place and a digest' using errcode = 'RF400';
+  end if;
   verified := 0;
+  late := 0;
   select count(*) into unsealed
     from admin_audit_log a
    where not exists (select from audit_seals s where s.audit_id = a.id);
@@ -115,7 +121,7 @@ begin
     if broken_why is null then
       v_digest := relayforge.audit_digest(v_digest, v_seal.audit);
       broken_why := case when v_digest <> v_seal.digest then 'the row or its seal was changed'
-                         when v_seal.seq = p_seq and p_digest <> encode(v_digest, 'hex') then 'the chain was made anew' end;
+                         when v_seal.seq = p_seq and lower(p_digest) <> encode(v_digest, 'hex') then 'the chain was made anew' end;
     end if;
     if broken_why is not null then
       broken_seq := v_seal.seq;
@@ -123,13 +129,18 @@ begin
       return;
     end if;
     verified := v_seal.seq;
+    v_at := relayforge.uuid7_time(v_seal.audit_id);
+    if v_at < v_newest - interval '1 minute' then
+      late := late + 1;
+    end if;
+    v_newest := greatest(v_newest, v_at);
   end loop;
   if p_seq > verified then
     broken_seq := verified + 1;
     broken_why := format('seals %s to %s are gone', verified + 1, p_seq);
   end if;
 end $$;
-COMMENT ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) IS 'Walks the hash chain over the audit log and names the first break; null if all fits. With an earlier end of the chain (from the API''s log), also that it was not made anew.';
+COMMENT ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) IS 'Walks the hash chain over the audit log and names the first break; null if all fits. With an earlier end of the chain (from the API''s log), also that it was not made anew.';
 CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) RETURNS interval
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -170,6 +181,18 @@ begin
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
 COMMENT ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Ends open jobs as cancelled, 1 to 1,000 a call, and answers each: cancelled, final (it has its outcome) or unknown. A run that is under way is fenced, not stopped: what it reports is refused. Audited, with the reason.';
+CREATE FUNCTION relayforge.check_clock(p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+begin
+  if p_now is null
+     or (p_now not between clock_timestamp() - interval '1 minute' and clock_timestamp() + interval '1 minute'
+         and not pg_has_role(session_user, 'relayforge_owner', 'member')) then
+    raise exception 'it is not %: only the owner may say so', coalesce(p_now::text, 'null') using errcode = 'RF400';
+  end if;
+end $$;
+COMMENT ON FUNCTION relayforge.check_clock(p_now timestamp with time zone) IS 'Lets p_now be another time than the clock''s for the owner alone.';
 CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -209,7 +232,7 @@ CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_a
    order by q.next_attempt_at, q.id
 $$;
 COMMENT ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) IS 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone, cause and error are those of a job that was given up.';
-CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
+CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp(), INOUT p_busy uuid[] DEFAULT NULL::uuid[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -217,15 +240,11 @@ CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid
     SET enable_mergejoin TO 'off'
     AS $$
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   with ended as (
     delete from open_jobs o
      using unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-     where o.job_id = i.job_id and o.run_id = i.run_id
+     where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
   ), written as (
     update jobs j
@@ -236,32 +255,43 @@ begin
   )
   select coalesce(array_agg(w.id), '{}') into p_completed from written w;
 end $$;
-COMMENT ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) IS 'Ends runs that succeeded; returns the jobs whose current run it was.';
+COMMENT ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone, INOUT p_busy uuid[]) IS 'Ends runs that succeeded; returns the jobs whose current run it was, and those that somebody else holds: ask again.';
 CREATE FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) RETURNS boolean
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
-  with changed as (
-    update upkeep u
-       set partition_interval = n.partition_interval, inbox_days = n.inbox_days, jobs_days = n.jobs_days,
-           dedup_window = n.dedup_window, hash_window = n.hash_window, default_daily_quota = n.default_daily_quota
-      from (
-        select coalesce(p_partition_interval, c.partition_interval) as partition_interval,
-               coalesce(p_inbox_days, c.inbox_days) as inbox_days,
-               coalesce(p_jobs_days, c.jobs_days) as jobs_days,
-               coalesce(p_dedup_window, c.dedup_window) as dedup_window,
-               coalesce(p_hash_window, c.hash_window) as hash_window,
-               coalesce(p_default_daily_quota, c.default_daily_quota) as default_daily_quota
-          from upkeep c
-      ) n
-     where (u.partition_interval, u.inbox_days, u.jobs_days, u.dedup_window, u.hash_window, u.default_daily_quota)
-           is distinct from
-           (n.partition_interval, n.inbox_days, n.jobs_days, n.dedup_window, n.hash_window, n.default_daily_quota)
-    returning 1
-  )
-  select exists (select 1 from changed)
-$$;
-COMMENT ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) IS 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is. Returns whether anything differed. An API that runs notes its own again within a minute.';
+declare
+  v_old upkeep%rowtype;
+  v_new upkeep%rowtype;
+begin
+  select u.* into v_old from upkeep u for no key update;
+  v_new := v_old;
+  v_new.partition_interval := coalesce(p_partition_interval, v_old.partition_interval);
+  v_new.inbox_days := coalesce(p_inbox_days, v_old.inbox_days);
+  v_new.jobs_days := coalesce(p_jobs_days, v_old.jobs_days);
+  v_new.dedup_window := coalesce(p_dedup_window, v_old.dedup_window);
+  v_new.hash_window := coalesce(p_hash_window, v_old.hash_window);
+  v_new.default_daily_quota := coalesce(p_default_daily_quota, v_old.default_daily_quota);
+  if v_new is not distinct from v_old then
+    return false;
+  end if;
+  if v_new.inbox_days < v_old.inbox_days or v_new.jobs_days < v_old.jobs_days
+     or v_new.dedup_window < v_old.dedup_window or v_new.hash_window < v_old.hash_window then
+    v_new.cautious_until := clock_timestamp() + interval '1 hour';
+  end if;
+  update upkeep u
+     set partition_interval = v_new.partition_interval, inbox_days = v_new.inbox_days, jobs_days = v_new.jobs_days,
+         dedup_window = v_new.dedup_window, hash_window = v_new.hash_window,
+         default_daily_quota = v_new.default_daily_quota, cautious_until = v_new.cautious_until;
+  perform relayforge.write_audit(
+    session_user, 'configure_upkeep', 'upkeep', 'as configured',
+    (select jsonb_object_agg(n.key, jsonb_build_object('from', o.value, 'to', n.value))
+       from jsonb_each(to_jsonb(v_new)) n
+       join jsonb_each(to_jsonb(v_old)) o on o.key = n.key
+      where n.value <> o.value and n.key <> 'cautious_until'));
+  return true;
+end $$;
+COMMENT ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) IS 'Notes how long things are kept: what RETENTION__…, PARTITION__… and DEDUP__… of the API say. Null leaves a value as it is. Returns whether anything differed; audited then, and nothing is dropped for an hour if something is kept for a shorter time. An API that runs notes its own again within a minute.';
 CREATE FUNCTION relayforge.count_outbox() RETURNS bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -351,7 +381,7 @@ CREATE FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup
   select substring(sha256(uuid_send(p_tenant_id) || convert_to(p_source || ':' || p_dedup_key, 'UTF8')) for 16)
 $$;
 COMMENT ON FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup_key text) IS 'The key of the dedup ledger: first 16 bytes of SHA-256 over tenant, source and dedup key.';
-CREATE FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) RETURNS text
+CREATE FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_parents text[], p_now timestamp with time zone) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
     SET lock_timeout TO '100ms'
@@ -362,8 +392,8 @@ begin
   select p.partition into v_partition
     from relayforge.list_partitions() p
    where p.to_at <= p_now - make_interval(days => case p.parent when 'webhook_inbox' then p_inbox_days else p_jobs_days end)
-     and not (p.parent = 'webhook_inbox'
-              and exists (select 1 from open_jobs o where o.job_id < relayforge.uuid7_floor(p.to_at)))
+     and not exists (select 1 from open_jobs o where o.job_id < relayforge.uuid7_floor(p.to_at))
+     and p.parent = any (p_parents)
    order by p.to_at, p.parent
    limit 1;
   if v_partition is not null then
@@ -371,7 +401,7 @@ begin
   end if;
   return v_partition;
 end $$;
-COMMENT ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) IS 'Drops the oldest partition that is past its retention and returns its name; null if nothing is due.';
+COMMENT ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_parents text[], p_now timestamp with time zone) IS 'Drops the oldest partition that is past its retention and returns its name; null if nothing is due.';
 CREATE FUNCTION relayforge.ensure_partitions(p_interval text DEFAULT 'day'::text, p_days_ahead integer DEFAULT 14, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -389,13 +419,14 @@ declare
   v_ends timestamptz[];
   v_made integer := 0;
 begin
+  perform relayforge.check_clock(p_now);
   if p_interval not in ('day', 'week') then
     raise exception 'partition interval must be day or week, not %', p_interval using errcode = 'RF400';
   end if;
   if p_days_ahead not between 1 and 60 then
     raise exception 'partitions are made 1 to 60 days ahead, not %', p_days_ahead using errcode = 'RF400';
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
+  perform pg_advisory_xact_lock(relayforge.lock_key('ensure_partitions'));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
     select max(p.to_at) filter (where p.from_at <= p_now), array_agg(p.from_at), array_agg(p.to_at)
       into v_from, v_starts, v_ends
@@ -414,6 +445,10 @@ begin
       end if;
       v_to := least(date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval, v_next);
       v_child := format('%s_p%s', v_parent, to_char(v_from, 'YYYYMMDD'));
+      -- Somebody has detached that one, and kept it.
+      if to_regclass(format('store.%I', v_child)) is not null then
+        v_child := v_child || to_char(clock_timestamp(), '_YYYYMMDDHH24MISS');
+      end if;
       -- jobs are written once more, at their end: pages that are less than half full keep that update HOT, also when an
       -- old snapshot keeps the first version (it is a little larger; at 50 a tenth had no room).
       execute format('create table store.%I (like store.%I including all) with (fillfactor = %s)',
@@ -432,15 +467,18 @@ CREATE FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor t
     SET search_path TO 'store', 'pg_temp'
     AS $$
 declare
+  v_event_id uuid;
   v_erased bigint;
 begin
-  if not exists (select 1 from webhook_inbox i where i.id = p_event_id)
-     and not exists (select 1 from jobs j where j.event_id = p_event_id) then
-    raise exception 'event % does not exist', p_event_id using errcode = 'RF404';
+  -- Whoever was answered as a duplicate may have the id of that delivery.
+  v_event_id := coalesce((select i.event_id from webhook_inbox i where i.id = p_event_id), p_event_id);
+  if not exists (select 1 from webhook_inbox i where i.id = v_event_id or (i.event_id = v_event_id and i.event_id <> i.id))
+     and not exists (select 1 from jobs j where j.event_id = v_event_id) then
+    raise exception 'event % does not exist', coalesce(p_event_id::text, 'null') using errcode = 'RF404';
   end if;
-  v_erased := relayforge.erase_events(array[p_event_id], p_now);
+  v_erased := relayforge.erase_events(array[v_event_id], p_now);
   perform relayforge.write_audit(
-    p_actor, 'erase_event', 'event/' || p_event_id, p_reason, jsonb_build_object('deliveries', v_erased));
+    p_actor, 'erase_event', 'event/' || v_event_id, p_reason, jsonb_build_object('deliveries', v_erased));
   return v_erased;
 end $$;
 COMMENT ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) IS 'Erases body, headers, trace context and errors of one event and cancels its open jobs; returns how many deliveries were erased, 0 if it was done before and none has come since. Copies outside of this database are not reached. Audited, with the reason.';
@@ -493,20 +531,40 @@ CREATE PROCEDURE relayforge.erase_tenant(IN p_tenant_id uuid, IN p_reason text, 
     LANGUAGE plpgsql
     AS $$
 declare
+  c_deadlocks constant integer := 10;
+  v_step text;
   v_last uuid;
+  v_next uuid;
   v_erased bigint;
+  v_deadlocks integer := 0;
 begin
   p_erased := 0;
   perform relayforge.erase_tenant_step(p_tenant_id, 'begin', null, p_reason, p_actor, p_now);
   commit;
   -- Ingest that has read the tenant as active is over by then: its role's statement_timeout is 1.5 s.
   perform pg_sleep(2);
-  loop
-    select s.last_job_id, s.erased into v_last, v_erased
-      from relayforge.erase_tenant_step(p_tenant_id, 'events', v_last, p_reason, p_actor, p_now) s;
-    commit;
-    exit when v_last is null;
-    p_erased := p_erased + v_erased;
+  perform relayforge.erase_tenant_step(p_tenant_id, 'wait', null, p_reason, p_actor, p_now);
+  commit;
+  foreach v_step in array array['events', 'deliveries'] loop
+    v_last := null;
+    loop
+      begin
+        select s.last_job_id, s.erased into v_next, v_erased
+          from relayforge.erase_tenant_step(p_tenant_id, v_step, v_last, p_reason, p_actor, p_now) s;
+        v_deadlocks := 0;
+      exception when deadlock_detected then
+        -- With the end of a job that was reprocessed meanwhile. It is final now.
+        v_deadlocks := v_deadlocks + 1;
+        if v_deadlocks > c_deadlocks then
+          raise;
+        end if;
+      end;
+      commit;
+      continue when v_deadlocks > 0;
+      v_last := v_next;
+      exit when v_last is null;
+      p_erased := p_erased + v_erased;
+    end loop;
   end loop;
   perform relayforge.erase_tenant_step(p_tenant_id, 'end', null, p_reason, p_actor, p_now);
 end $$;
@@ -518,6 +576,7 @@ CREATE FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text, p_af
 #variable_conflict use_column
 declare
   c_jobs constant integer := 500;
+  c_deliveries constant integer := 5000;
   v_status text;
   v_last uuid;
   v_event_ids uuid[];
@@ -529,11 +588,44 @@ begin
   if p_step <> 'begin' and v_status <> 'suspended' then
     raise exception 'tenant % is not suspended', p_tenant_id using errcode = 'RF409';
   end if;
+  -- Which was audited, with a reason.
+  if p_step <> 'begin'
+     and (select a.detail ->> 'step'
+            from admin_audit_log a
+           where a.target = 'tenant/' || p_tenant_id and a.action = 'erase_tenant'
+           order by a.id desc
+           limit 1) is distinct from 'begun' then
+    raise exception 'erasing tenant % has not begun: call erase_tenant', p_tenant_id using errcode = 'RF409';
+  end if;
   case p_step
     when 'begin' then
       update tenants t set status = 'suspended', updated_at = p_now where t.id = p_tenant_id;
       perform relayforge.write_audit(p_actor, 'erase_tenant', 'tenant/' || p_tenant_id, p_reason, '{"step": "begun"}');
       return query select null::uuid, 0::bigint;
+    when 'wait' then
+      -- Whoever takes something in for the tenant holds one of these until its commit.
+      perform 1
+         from tenant_daily_quota_usage u
+        where u.tenant_id = p_tenant_id and u.day >= (p_now at time zone 'UTC')::date - 1
+        order by u.day
+          for update;
+      return query select null::uuid, 0::bigint;
+    when 'deliveries' then
+      return query
+      with looked_at as materialized (
+        select i.id, i.tenant_id, i.erased_at
+          from webhook_inbox i
+         where p_after is null or i.id > p_after
+         order by i.id
+         limit c_deliveries
+      ), gone as (
+        update webhook_inbox i
+           set body = null, headers = '{}', trace_context = null, erased_at = p_now
+          from looked_at l
+         where i.id = l.id and l.tenant_id = p_tenant_id and l.erased_at is null
+        returning 1
+      )
+      select (select (array_agg(l.id order by l.id desc))[1] from looked_at l), (select count(*) from gone);
     when 'events' then
       select (array_agg(q.id order by q.id desc))[1], array_agg(distinct q.event_id) into v_last, v_event_ids
         from (
@@ -609,7 +701,7 @@ begin
   return cardinality(v_job_ids);
 end $$;
 COMMENT ON FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) IS 'Gives up jobs that are still open a day before their event may be dropped; returns how many.';
-CREATE PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[] DEFAULT NULL::uuid[], INOUT p_outcomes text[] DEFAULT NULL::text[], INOUT p_next_due timestamp with time zone DEFAULT NULL::timestamp with time zone, IN p_now timestamp with time zone DEFAULT clock_timestamp())
+CREATE PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[] DEFAULT NULL::uuid[], INOUT p_outcomes text[] DEFAULT NULL::text[], INOUT p_next_due timestamp with time zone DEFAULT NULL::timestamp with time zone, IN p_now timestamp with time zone DEFAULT clock_timestamp(), INOUT p_busy uuid[] DEFAULT NULL::uuid[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -624,11 +716,7 @@ declare
   v_dues timestamptz[];
   v_causes text[];
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   select coalesce(array_agg(q.job_id), '{}'), array_agg(q.error), array_agg(q.attempt), array_agg(q.cause),
          coalesce(array_agg(case when q.cause is null then 'retrying' else 'dead_lettered' end), '{}'),
          array_agg(case when q.cause is null then p_now + greatest(
@@ -645,7 +733,7 @@ begin
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
-        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
+        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
        order by o.job_id, i.ord
     ) q;
   insert into job_log (id, job_id, what, attempt, detail)
@@ -666,7 +754,7 @@ begin
    where i.due_at is not null;
   select min(d.at) into p_next_due from unnest(v_dues) d(at);
 end $$;
-COMMENT ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) IS 'Ends runs that failed: each job is retried after a back-off, or dead-lettered.';
+COMMENT ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) IS 'Ends runs that failed: each job is retried after a back-off, or dead-lettered.';
 CREATE FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) RETURNS TABLE(provider_event_id text, event_id uuid, deliveries bigint, job_ids uuid[])
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -973,12 +1061,13 @@ begin
     insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                                headers, signature_timestamp, secret_id, correlation_id, trace_context)
     select i.id, i.event_id, i.tenant_id, i.source, i.provider_event_id, i.event_type,
-           case when f.erased_at is null
+           -- An event that is gone may have been erased.
+           case when f.id is not null and f.erased_at is null
                  and f.body_sha256 is distinct from i.body_sha256
                  and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
                 then i.body end,
-           i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
-           i.signed_at, i.secret_id, i.correlation_id, case when f.erased_at is null then i.trace_context end
+           i.body_sha256, case when f.id is not null and f.erased_at is null then i.headers else '{}' end,
+           i.signed_at, i.secret_id, i.correlation_id, case when f.id is not null and f.erased_at is null then i.trace_context end
       from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
              with ordinality
@@ -1097,6 +1186,38 @@ CREATE FUNCTION relayforge.load_tenants() RETURNS TABLE(id uuid, slug text, stat
   select t.id, t.slug, t.status, t.rate_per_second, t.rate_burst from tenants t
 $$;
 COMMENT ON FUNCTION relayforge.load_tenants() IS 'All tenants, for the API''s cache.';
+CREATE FUNCTION relayforge.lock_key(p_name text) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'store', 'pg_temp'
+    AS $$ select hashtextextended('relayforge.' || p_name, u.lock_seed) from upkeep u $$;
+COMMENT ON FUNCTION relayforge.lock_key(p_name text) IS 'The key of an advisory lock of ours, which no other login knows.';
+CREATE FUNCTION relayforge.lock_runs(p_job_ids uuid[], p_run_ids uuid[] DEFAULT NULL::uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  v_locked uuid[];
+begin
+  select coalesce(array_agg(q.job_id), '{}') into v_locked
+    from (
+      select o.job_id
+        from open_jobs o
+       where o.job_id = any (p_job_ids) and (p_run_ids is null or o.run_id = any (p_run_ids))
+       order by o.job_id
+         for no key update skip locked
+    ) q;
+  -- Nearly always all.
+  if (select count(*) from open_jobs o
+       where o.job_id = any (p_job_ids) and (p_run_ids is null or o.run_id = any (p_run_ids))) = cardinality(v_locked) then
+    return '{}';
+  end if;
+  return (
+    select coalesce(array_agg(o.job_id), '{}')
+      from open_jobs o
+     where o.job_id = any (p_job_ids) and (p_run_ids is null or o.run_id = any (p_run_ids))
+       and o.job_id <> all (v_locked));
+end $$;
+COMMENT ON FUNCTION relayforge.lock_runs(p_job_ids uuid[], p_run_ids uuid[]) IS 'Locks open jobs by id and returns those that somebody else holds, which are not waited for.';
 CREATE PROCEDURE relayforge.maintain(IN p_not_within interval DEFAULT '00:00:00'::interval, INOUT p_done text[] DEFAULT NULL::text[], INOUT p_failed text[] DEFAULT NULL::text[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql
     AS $$
@@ -1109,9 +1230,10 @@ declare
 begin
   p_done := '{}';
   p_failed := '{}';
-  select s.more into v_more from relayforge.upkeep_step('begin', p_not_within, p_now) s;
+  select s.more, s.done into v_more, v_done from relayforge.upkeep_step('begin', p_not_within, p_now) s;
   commit;
   if not v_more then
+    p_done := array_remove(array[v_done], null);
     return;
   end if;
   foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs', 'audit'] loop
@@ -1146,7 +1268,7 @@ CREATE FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone DE
    ) n
 $$;
 COMMENT ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) IS 'When the next message falls due; null when none waits.';
-CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS timestamp with time zone
+CREATE FUNCTION relayforge.partition_ends(p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(parent text, until timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
@@ -1158,8 +1280,13 @@ CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT
       from covered c
       join relayforge.list_partitions() p on p.parent = c.parent and p.from_at <= c.until and p.to_at > c.until
   )
-  select min(u.until) from (select max(c.until) as until from covered c group by c.parent) u
+  select c.parent, max(c.until) from covered c group by c.parent
 $$;
+COMMENT ON FUNCTION relayforge.partition_ends(p_now timestamp with time zone) IS 'From when on each of webhook_inbox, jobs and job_log can store nothing, unless further partitions are made.';
+CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$ select min(e.until) from relayforge.partition_ends(p_now) e $$;
 COMMENT ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) IS 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system, now if there is none for now.';
 CREATE FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql
@@ -1199,8 +1326,8 @@ declare
 begin
   insert into webhook_rejections as r (hour, cause, source, tenant_id, count, last_at, sample, sample_detail)
   select v_hour, i.cause, k.source, k.tenant_id, sum(i.count), p_now,
-         (array_agg(substring(i.sample for 4096)) filter (where i.sample is not null and not k.folded))[1],
-         (array_agg(left(i.sample_detail, 300)) filter (where i.sample is not null and not k.folded))[1]
+         (array_agg(substring(i.sample for 4096)) filter (where i.sample is not null and k.sampled))[1],
+         (array_agg(left(i.sample_detail, 300)) filter (where i.sample is not null and k.sampled))[1]
     from unnest(p_causes, p_sources, p_tenant_ids, p_counts, p_samples, p_sample_details)
            i(cause, source, tenant_id, count, sample, sample_detail)
    cross join lateral (
@@ -1210,7 +1337,9 @@ begin
                  and e.tenant_id is not distinct from i.tenant_id) as folded
    ) f
    cross join lateral (
-     select f.folded, case when f.folded then '' else i.source end as source, case when not f.folded then i.tenant_id end as tenant_id
+     select case when f.folded then '' else i.source end as source, case when not f.folded then i.tenant_id end as tenant_id,
+            -- None of a tenant that was suspended, and perhaps erased, since the API last looked.
+            not f.folded and exists (select 1 from tenants t where t.id = i.tenant_id and t.status = 'active') as sampled
    ) k
    group by i.cause, k.source, k.tenant_id
    order by i.cause, k.source, k.tenant_id
@@ -1307,16 +1436,14 @@ CREATE PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     AS $$
+declare
+  v_busy uuid[];
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   update open_jobs o
      set lease_until = p_now + p_lease
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and o.run_id = i.run_id;
+   where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (v_busy);
   select coalesce(array_agg(i.job_id), '{}') into p_lost
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
     left join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
@@ -1397,10 +1524,11 @@ declare
   v_row admin_audit_log;
 begin
   sealed := 0;
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.audit', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('audit')) then
     return;
   end if;
-  select s.seq, s.digest, relayforge.uuid7_floor(relayforge.uuid7_time(s.audit_id) - p_lookback)
+  -- The clock may have been ahead when the last one was written.
+  select s.seq, s.digest, relayforge.uuid7_floor(least(relayforge.uuid7_time(s.audit_id), clock_timestamp()) - p_lookback)
     into v_seq, v_digest, v_floor
     from audit_seals s
    order by s.seq desc
@@ -1459,14 +1587,16 @@ declare
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];
+  v_locked uuid[];
 begin
-  perform 1 from open_jobs o where o.job_id = any (p_job_ids) order by o.job_id for no key update;
+  v_locked := relayforge.lock_runs(p_job_ids);
   select array_agg(q.outcome), array_agg(case when q.outcome = 'started' then gen_random_uuid() end),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
     into v_outcomes, v_run_ids, v_poisoned
     from (
       select i.job_id,
              case
+               when o.job_id = any (v_locked) then 'locked'
                when o.job_id is null then
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
                when o.state = 'held' and o.due_at = 'infinity' then 'held'
@@ -1516,7 +1646,7 @@ declare
   v_rescued uuid[];
   v_poisoned uuid[];
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.sweep_leases', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
     return query select 0, 0;
     return;
   end if;
@@ -1575,32 +1705,43 @@ declare
   c_rows constant integer := 5000;
   c_jobs constant integer := 1000;
   c_pass_every constant interval := '1 hour';
+  c_caution constant interval := '1 hour';
+  c_undoable constant text[] := array['begin', 'partitions', 'audit'];
   -- Minutes are for the last hours' charts; days are in tenant_daily_quota_usage.
   c_traffic_kept constant interval := '2 days';
   v_upkeep upkeep%rowtype;
   v_relations text[];
   v_relation text;
+  v_parent text;
+  v_read text[];
   v_ended boolean := true;
   v_count bigint;
   v_floor uuid;
   v_kept_from timestamptz;
 begin
-  if p_now > clock_timestamp() + interval '1 minute' and not pg_has_role(session_user, 'relayforge_owner', 'member') then
-    raise exception 'upkeep is not run for % before that time', p_now using errcode = 'RF400';
-  end if;
+  perform relayforge.check_clock(p_now);
   -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('upkeep')) then
     return query select false, 'another process is at it'::text;
     return;
   end if;
   select u.* into v_upkeep from upkeep u;
   v_kept_from := p_now - make_interval(days => v_upkeep.jobs_days);
   if p_step = 'begin' then
-    update upkeep u set last_run_at = p_now
+    update upkeep u
+       set last_run_at = p_now,
+           cautious_until = case when u.last_run_at < p_now - interval '1 day' then p_now + c_caution
+                                 -- The clock was set back.
+                                 when u.cautious_until > p_now + c_caution then p_now + c_caution
+                                 else u.cautious_until end
      where u.last_run_at is null or u.last_run_at <= p_now - p_not_within
         -- The clock was set back.
         or u.last_run_at > p_now;
     return query select found, null::text;
+  elsif v_upkeep.cautious_until > p_now and p_step <> all (c_undoable) then
+    return query select false, case when p_step = 'expire' then
+      format('nothing is expired, dropped or purged before %s: the clock has jumped, or a retention was shortened',
+             date_trunc('second', v_upkeep.cautious_until)) end;
   elsif p_step = 'partitions' then
     v_count := relayforge.ensure_partitions(v_upkeep.partition_interval, v_upkeep.days_ahead, p_now);
     return query select false, case when v_count > 0 then format('%s partitions made', v_count) end;
@@ -1608,12 +1749,18 @@ begin
     v_count := relayforge.expire_jobs(v_upkeep.inbox_days, c_jobs, p_now);
     return query select v_count = c_jobs, case when v_count > 0 then format('%s jobs expired', v_count) end;
   elsif p_step = 'drop' then
-    begin
-      v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, p_now);
-      return query select v_relation is not null, v_relation || ' dropped';
-    exception when lock_not_available then
-      return query select false, 'a partition is due to be dropped, but somebody reads its table'::text;
-    end;
+    foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
+      begin
+        v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, array[v_parent], p_now);
+        if v_relation is not null then
+          return query select true, v_relation || ' dropped';
+          return;
+        end if;
+      exception when lock_not_available then
+        v_read := v_read || v_parent;
+      end;
+    end loop;
+    return query select false, 'a partition is due to be dropped, but somebody reads ' || array_to_string(v_read, ', ');
   elsif p_step in ('ledger', 'replays') then
     if p_step = 'ledger' then
       select array_agg(c.relname::text) into v_relations
@@ -1726,10 +1873,10 @@ CREATE FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target tex
     SET search_path TO 'store', 'pg_temp'
     AS $$
 begin
-  if length(trim(coalesce(p_reason, ''))) not between 1 and 2000 then
+  if coalesce(p_reason, '') !~ '\S' or length(trim(p_reason)) > 2000 then
     raise exception 'a reason of 1 to 2,000 characters is required' using errcode = 'RF400';
   end if;
-  if length(trim(coalesce(p_actor, ''))) not between 1 and 200 then
+  if coalesce(p_actor, '') !~ '\S' or length(trim(p_actor)) > 200 then
     raise exception 'an actor of 1 to 200 characters is required' using errcode = 'RF400';
   end if;
   insert into admin_audit_log (id, actor, db_user, action, target, reason, detail)
@@ -2120,7 +2267,7 @@ COMMENT ON COLUMN relayforge.job_overview.status IS 'queued, processing, retryin
 COMMENT ON COLUMN relayforge.job_overview.attempts IS 'Runs that were started.';
 COMMENT ON COLUMN relayforge.job_overview.created_at IS 'When the job was made.';
 COMMENT ON COLUMN relayforge.job_overview.finished_at IS 'When it reached its outcome; null while it is open.';
-COMMENT ON COLUMN relayforge.job_overview.last_error IS 'What the last failed run said.';
+COMMENT ON COLUMN relayforge.job_overview.last_error IS 'What the last failed run said; null once the job has succeeded or was cancelled (see event_timeline).';
 COMMENT ON COLUMN relayforge.job_overview.event_id IS 'Its event: see event_timeline.';
 COMMENT ON COLUMN relayforge.job_overview.correlation_id IS 'Joins log lines, from the request to the last retry.';
 COMMENT ON COLUMN relayforge.job_overview.tenant_id IS 'The tenant. Narrow by this rather than by its slug: for the newest jobs of a tenant the slug reads those of all.';
@@ -2189,6 +2336,8 @@ CREATE TABLE store.upkeep (
     hash_window interval DEFAULT '1 day'::interval NOT NULL,
     default_daily_quota bigint DEFAULT 100000 NOT NULL,
     last_run_at timestamp with time zone,
+    cautious_until timestamp with time zone,
+    lock_seed bigint DEFAULT ((('x'::text || encode(SUBSTRING(uuid_send(gen_random_uuid()) FROM 1 FOR 8), 'hex'::text)))::bit(64))::bigint NOT NULL,
     CONSTRAINT upkeep_days_ahead_bounds CHECK (((days_ahead >= 1) AND (days_ahead <= 60))),
     CONSTRAINT upkeep_dedup_window_bounds CHECK (((dedup_window >= '00:01:00'::interval) AND (dedup_window <= make_interval(days => jobs_days)))),
     CONSTRAINT upkeep_hash_window_bounds CHECK (((hash_window >= '00:00:01'::interval) AND (hash_window <= make_interval(days => jobs_days)))),
@@ -2212,6 +2361,8 @@ COMMENT ON COLUMN store.upkeep.dedup_window IS 'How long an event is known by it
 COMMENT ON COLUMN store.upkeep.hash_window IS 'How long an event is known by the hash of its body.';
 COMMENT ON COLUMN store.upkeep.default_daily_quota IS 'The daily quota of tenants that have none of their own, for tenant_usage.';
 COMMENT ON COLUMN store.upkeep.last_run_at IS 'When upkeep last began; services leave it alone for the better part of a minute then.';
+COMMENT ON COLUMN store.upkeep.cautious_until IS 'Nothing is expired, dropped or purged before: for an hour after the clock has jumped, or a retention was shortened.';
+COMMENT ON COLUMN store.upkeep.lock_seed IS 'Makes the keys of our advisory locks this database''s own: see relayforge.lock_key.';
 CREATE VIEW relayforge.partition_health AS
  SELECT p.parent AS table_name,
     p.partition,
@@ -2229,8 +2380,9 @@ CREATE VIEW relayforge.partition_health AS
             WHEN 'webhook_inbox'::text THEN k.inbox_days
             ELSE k.jobs_days
         END)) AS dropped_from,
-    max(p.to_at) OVER (PARTITION BY p.parent) AS runs_out_at
-   FROM (relayforge.list_partitions() p(parent, partition, from_at, to_at, rows, bytes)
+    e.until AS runs_out_at
+   FROM ((relayforge.list_partitions() p(parent, partition, from_at, to_at, rows, bytes)
+     JOIN relayforge.partition_ends() e(parent, until) ON ((e.parent = p.parent)))
      CROSS JOIN store.upkeep k);
 COMMENT ON VIEW relayforge.partition_health IS 'The partitions of webhook_inbox, jobs and job_log: sizes, when each may be dropped, and when its table runs out of them.';
 COMMENT ON COLUMN relayforge.partition_health.table_name IS 'The partitioned table, in schema store.';
@@ -2241,7 +2393,7 @@ COMMENT ON COLUMN relayforge.partition_health.state IS 'past, current or ahead.'
 COMMENT ON COLUMN relayforge.partition_health.rows IS 'Rows, as last estimated.';
 COMMENT ON COLUMN relayforge.partition_health.bytes IS 'Size with indexes and TOAST.';
 COMMENT ON COLUMN relayforge.partition_health.dropped_from IS 'From when on upkeep may drop it.';
-COMMENT ON COLUMN relayforge.partition_health.runs_out_at IS 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system.';
+COMMENT ON COLUMN relayforge.partition_health.runs_out_at IS 'From when on nothing can be stored, unless further partitions are made: the end of the unbroken run from now, 14 days ahead in a healthy system.';
 CREATE VIEW relayforge.queue_health AS
  SELECT q.outbox_dead_rows,
     q.outbox_vacuumed_at,
@@ -2751,15 +2903,16 @@ GRANT ALL ON FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], 
 REVOKE ALL ON FUNCTION relayforge.add_secret(p_id uuid, p_tenant_id uuid, p_source text, p_ciphertext bytea, p_master_key_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.audit_digest(p_previous bytea, p_row store.admin_audit_log) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) FROM PUBLIC;
-REVOKE ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.check_clock(p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone, p_from_id uuid, p_now timestamp with time zone) TO relayforge_relay;
-REVOKE ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone, INOUT p_busy uuid[]) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone, INOUT p_busy uuid[]) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) TO relayforge_dba;
@@ -2770,7 +2923,7 @@ REVOKE ALL ON FUNCTION relayforge.create_source(p_name text, p_kind text, p_dedu
 REVOKE ALL ON FUNCTION relayforge.create_tenant(p_slug text, p_name text, p_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.dead_letter_jobs(p_job_ids uuid[], p_causes text[], p_errors text[], p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.dedup_digest(p_tenant_id uuid, p_source text, p_dedup_key text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.drop_old_partition(p_inbox_days integer, p_jobs_days integer, p_parents text[], p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.ensure_partitions(p_interval text, p_days_ahead integer, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.erase_event(p_event_id uuid, p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
@@ -2783,8 +2936,8 @@ GRANT ALL ON FUNCTION relayforge.erase_tenant_step(p_tenant_id uuid, p_step text
 REVOKE ALL ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.event_of(p_tenant text, p_source text, p_provider_event_id text) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
-REVOKE ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
@@ -2800,12 +2953,16 @@ REVOKE ALL ON FUNCTION relayforge.load_sources() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.load_sources() TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.load_tenants() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.load_tenants() TO relayforge_api;
+REVOKE ALL ON FUNCTION relayforge.lock_key(p_name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.lock_runs(p_job_ids uuid[], p_run_ids uuid[]) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_api;
 GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON PROCEDURE relayforge.maintain(IN p_not_within interval, INOUT p_done text[], INOUT p_failed text[], IN p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone) TO relayforge_relay;
+REVOKE ALL ON FUNCTION relayforge.partition_ends(p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.partition_ends(p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_relay;

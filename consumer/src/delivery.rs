@@ -5,6 +5,7 @@
 //! never read for more than its ids. What is started runs in `execute.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use amqprs::channel::{
     BasicAckArguments, BasicConsumeArguments, BasicNackArguments, BasicQosArguments, Channel, ConsumerMessage,
@@ -32,6 +33,9 @@ use crate::wake::Wake;
 /// Starts asked for in one call.
 const BATCH: usize = 256;
 
+/// Pause before a message is given back whose job somebody else holds.
+const LOCKED_PAUSE: Duration = Duration::from_millis(500);
+
 /// Characters that are logged of an id that can't be read.
 const EXCERPT_CHARS: usize = 64;
 
@@ -43,8 +47,8 @@ pub(crate) struct ByOutcome {
 metrics! {
     /// What came out of the work queue.
     pub(crate) struct DeliveryMetrics {
-        /// Messages by what the database made of their wish to start: started, busy, stale, held, final, poisoned or
-        /// unknown
+        /// Messages by what the database made of their wish to start: started, busy, stale, held, final, poisoned,
+        /// unknown, or locked (given back, to be asked for again)
         started("jobs_started"): Family<ByOutcome, Counter> = all_outcomes(),
         /// Messages that name no job and attempt; they were logged and dropped
         malformed("messages_malformed"): Counter = Counter::default(),
@@ -53,7 +57,9 @@ metrics! {
 
 fn all_outcomes() -> Family<ByOutcome, Counter> {
     let family = Family::default();
-    for outcome in ["started", "busy", "stale", "held", "final", "poisoned", "unknown"] {
+    for outcome in [
+        "started", "busy", "stale", "held", "final", "poisoned", "unknown", "locked",
+    ] {
         drop(family.get_or_create(&ByOutcome { outcome }));
     }
     family
@@ -213,8 +219,13 @@ impl Intake {
                 Ok(answers) => {
                     self.backoff.reset();
                     for (delivery, answer) in held.drain(..asks.len()).zip(answers) {
+                        let is_locked = matches!(answer, Start::Locked);
                         self.answer(&delivery, answer, &mut slots);
-                        from.ack(delivery.tag).await;
+                        if is_locked {
+                            self.runs.spawn(from.give_back_later(delivery.tag));
+                        } else {
+                            from.ack(delivery.tag).await;
+                        }
                     }
                     continue;
                 }
@@ -252,6 +263,7 @@ impl Intake {
             Start::Final => "final",
             Start::Poisoned => "poisoned",
             Start::Unknown => "unknown",
+            Start::Locked => "locked",
         };
         self.metrics.started.get_or_create(&ByOutcome { outcome }).inc();
         if outcome == "started" {
@@ -278,9 +290,22 @@ impl Subscription {
 
     /// Has the broker deliver a message again.
     async fn give_back(&self, tag: u64) {
-        let nack = self.channel.basic_nack(BasicNackArguments::new(tag, false, true));
-        let _ = self.ended.run_until_cancelled(nack).await;
+        give_back(&self.channel, &self.ended, tag).await;
     }
+
+    /// The same after a pause, during which the message counts as one that waits in this process.
+    fn give_back_later(&self, tag: u64) -> impl Future<Output = ()> + use<> {
+        let (channel, ended) = (self.channel.clone(), self.ended.clone());
+        async move {
+            let _ = ended.run_until_cancelled(tokio::time::sleep(LOCKED_PAUSE)).await;
+            give_back(&channel, &ended, tag).await;
+        }
+    }
+}
+
+async fn give_back(channel: &Channel, ended: &CancellationToken, tag: u64) {
+    let nack = channel.basic_nack(BasicNackArguments::new(tag, false, true));
+    let _ = ended.run_until_cancelled(nack).await;
 }
 
 /// The start of a stranger's text, with everything unprintable escaped.

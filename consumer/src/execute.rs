@@ -86,7 +86,7 @@ impl Executor {
             Ended::NotOurs => {
                 self.leases.metrics.lost.inc();
             }
-            Ended::Unwritten(_) => {}
+            Ended::Busy | Ended::Unwritten(_) => {}
         }
         log_end(
             &ended,
@@ -149,6 +149,8 @@ fn log_end(ended: &Ended, error: &str, duration_ms: u64) {
                 "job has ended elsewhere or was taken over; this run counts for nothing"
             );
         }
+        // The finisher has waited for it.
+        Ended::Busy => {}
         Ended::Unwritten(refusal) => {
             tracing::error!(
                 duration_ms,

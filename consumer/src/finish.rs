@@ -4,6 +4,7 @@
 //! while the database is away. It may repeat a call whose answer was lost: only the current run can end a job.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sql::jobs::{Failed, FailedRun, RetryPolicy, Run, complete_jobs, fail_jobs};
 use sql::{DbError, Object};
@@ -18,6 +19,9 @@ use crate::wake::{Wake, Waker};
 /// Outcomes written in one call.
 const BATCH: usize = 256;
 
+/// Pause before the outcome of a job that somebody else holds is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
 /// What became of the job of a run that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -30,6 +34,8 @@ pub(crate) enum Ended {
     /// It was not this run's any more: taken over, cancelled, or ended by a call whose answer was lost. Nothing was
     /// written.
     NotOurs,
+    /// Somebody else holds the job just now: nothing was written, ask again.
+    Busy,
     /// The database refuses the call, and not for a moment: the lease will run out and the sweeper decide.
     Unwritten(String),
 }
@@ -75,8 +81,19 @@ impl Finisher {
         }
     }
 
-    /// Has the outcome written, and waits until it is.
+    /// Has the outcome written, and waits until it is. A job that somebody else holds, in an operator's open transaction
+    /// for example, holds up nobody but its own run.
     pub(crate) async fn finish(&self, run: Run, outcome: Outcome) -> Ended {
+        let outcome = outcome.bounded();
+        loop {
+            match self.write_once(run, outcome.clone()).await {
+                Ended::Busy => tokio::time::sleep(BUSY_PAUSE).await,
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn write_once(&self, run: Run, outcome: Outcome) -> Ended {
         let (reply, answer) = oneshot::channel();
         let failed = |error, retryable, retry_after| {
             Some(FailedRun {
@@ -86,7 +103,7 @@ impl Finisher {
                 retry_after,
             })
         };
-        let (queue, failure) = match outcome.bounded() {
+        let (queue, failure) = match outcome {
             Outcome::Succeeded => (&self.succeeded, None),
             Outcome::Retry { error, after } => (&self.failed, failed(error, true, after)),
             Outcome::Failed { error } => (&self.failed, failed(error, false, None)),
@@ -163,23 +180,17 @@ impl Writer {
             let runs: Vec<Run> = batch.iter().map(|finished| finished.run).collect();
             let call = async |client: &Object| complete_jobs(client, &runs).await;
             let completed = persist(|| self.database.call(CALL_TIMEOUT, call)).await?;
-            return Ok(completed
-                .into_iter()
-                .map(|job_id| (job_id, Ended::Succeeded))
+            return Ok(each(completed.jobs, &Ended::Succeeded)
+                .chain(each(completed.busy, &Ended::Busy))
                 .collect());
         }
         let call = async |client: &Object| fail_jobs(client, &failures, &self.policy).await;
         let failed = persist(|| self.database.call(CALL_TIMEOUT, call)).await?;
         self.wake(&failed);
-        let retrying = failed
-            .retrying
-            .into_iter()
-            .map(|job_id| (job_id, Ended::Retrying));
-        let dead = failed
-            .dead_lettered
-            .into_iter()
-            .map(|job_id| (job_id, Ended::DeadLettered));
-        Ok(retrying.chain(dead).collect())
+        Ok(each(failed.retrying, &Ended::Retrying)
+            .chain(each(failed.dead_lettered, &Ended::DeadLettered))
+            .chain(each(failed.busy, &Ended::Busy))
+            .collect())
     }
 
     fn wake(&self, failed: &Failed) {
@@ -198,12 +209,16 @@ impl Writer {
                 Ended::Succeeded => self.tally.succeeded(),
                 Ended::Retrying => self.tally.retried(),
                 Ended::DeadLettered => self.tally.dead_lettered(1),
-                Ended::NotOurs | Ended::Unwritten(_) => {}
+                Ended::NotOurs | Ended::Busy | Ended::Unwritten(_) => {}
             }
             // Nobody listens any more when the run was given up at the end of a shutdown.
             let _ = finished.reply.send(ended);
         }
     }
+}
+
+fn each(jobs: Vec<Uuid>, ended: &Ended) -> impl Iterator<Item = (Uuid, Ended)> {
+    jobs.into_iter().map(|job_id| (job_id, ended.clone()))
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ create table store.upkeep (
   hash_window interval not null default '1 day',
   default_daily_quota bigint not null default 100000,
   last_run_at timestamptz,
+  cautious_until timestamptz,
+  lock_seed bigint not null default ('x' || encode(substring(uuid_send(gen_random_uuid()) for 8), 'hex'))::bit(64)::bigint,
   constraint upkeep_pkey primary key (singleton),
   constraint upkeep_one_row check (singleton),
   constraint upkeep_interval_known check (partition_interval in ('day', 'week')),
@@ -108,6 +110,8 @@ comment on column store.upkeep.jobs_days is 'How long jobs and their log are kep
 comment on column store.upkeep.dedup_window is 'How long an event is known by its provider''s id.';
 comment on column store.upkeep.hash_window is 'How long an event is known by the hash of its body.';
 comment on column store.upkeep.default_daily_quota is 'The daily quota of tenants that have none of their own, for tenant_usage.';
+comment on column store.upkeep.cautious_until is 'Nothing is expired, dropped or purged before: for an hour after the clock has jumped, or a retention was shortened.';
+comment on column store.upkeep.lock_seed is 'Makes the keys of our advisory locks this database''s own: see relayforge.lock_key.';
 comment on column store.upkeep.last_run_at is 'When upkeep last began; services leave it alone for the better part of a minute then.';
 
 create table store.purge_positions (

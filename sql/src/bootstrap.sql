@@ -15,6 +15,11 @@ begin
   end loop;
   if not pg_has_role(current_user, 'relayforge_owner', 'member') then
     execute format('grant relayforge_owner to %I', current_user);
+  elsif current_setting('server_version_num')::integer >= 160000 then
+    -- Whoever may create roles is a member of those it has made there, but may not become them.
+    if not pg_has_role(current_user, 'relayforge_owner', 'set') then
+      execute format('grant relayforge_owner to %I', current_user);
+    end if;
   end if;
 end $$;
 
@@ -34,6 +39,9 @@ begin
       ('relayforge_relay', 'statement_timeout', '10s'),
       ('relayforge_consumer', 'idle_in_transaction_session_timeout', '15s'),
       ('relayforge_consumer', 'statement_timeout', '10s'),
+      ('relayforge_consumer', 'lock_timeout', '1s'),
+      -- A verb in a transaction that stays open holds jobs that a consumer wants to end.
+      ('relayforge_dba', 'idle_in_transaction_session_timeout', '60s'),
       ('relayforge_dba', 'jit', 'off')
     ) s(role, name, value)
   loop

@@ -136,11 +136,18 @@ pub(crate) async fn swap(tx: &mut Transaction<'_>) -> Result<Swapped, DbError> {
     tx.batch_execute("set local check_function_bodies = off; set local lock_timeout = '2s'")
         .await?;
     let files: Vec<CodeFile> = FILES.iter().map(|(path, sql)| CodeFile::new(path, sql)).collect();
-    let known = known_objects(tx).await?;
+    let mut known = known_objects(tx).await?;
+    let mut grants = BTreeMap::new();
     let mut swapped = Swapped::default();
 
     let current: BTreeSet<&str> = files.iter().map(|file| file.name).collect();
-    for name in known.keys().filter(|name| !current.contains(name.as_str())) {
+    let gone: Vec<String> = known
+        .keys()
+        .filter(|name| !current.contains(name.as_str()))
+        .cloned()
+        .collect();
+    for name in &gone {
+        drop_views_on(tx, name, &mut known, &mut grants).await?;
         drop_object(tx, name).await?;
         tx.execute("delete from store.code_objects where name = $1", &[name])
             .await?;
@@ -150,7 +157,7 @@ pub(crate) async fn swap(tx: &mut Transaction<'_>) -> Result<Swapped, DbError> {
         if known.get(file.name) == Some(&file.checksum) {
             continue;
         }
-        install(tx, file).await?;
+        install(tx, file, &mut known, &mut grants).await?;
         tx.execute(
             "insert into store.code_objects (path, name, checksum) values ($1, $2, $3)
              on conflict (name) do update set path = excluded.path, checksum = excluded.checksum",
@@ -189,32 +196,84 @@ async fn known_objects(tx: &Transaction<'_>) -> Result<BTreeMap<String, Vec<u8>>
 }
 
 /// Replaces the object in place where its signature allows that, else drops it and makes it anew.
-async fn install(tx: &mut Transaction<'_>, file: &CodeFile) -> Result<(), DbError> {
+async fn install(
+    tx: &mut Transaction<'_>,
+    file: &CodeFile,
+    known: &mut BTreeMap<String, Vec<u8>>,
+    grants: &mut BTreeMap<String, Vec<String>>,
+) -> Result<(), DbError> {
     let attempt = tx.transaction().await?;
     match replace_in_place(&attempt, file).await {
-        Ok(true) => return Ok(attempt.commit().await?),
+        Ok(true) => {
+            attempt.commit().await?;
+            return restore_grants(tx, grants.remove(file.name).unwrap_or_default()).await;
+        }
         Ok(false) => attempt.rollback().await?,
         Err(error) if signature_changed(&error) => attempt.rollback().await?,
         Err(error) => return Err(in_file(file, error)),
     }
-    let grants = foreign_grants(tx, file.name).await?;
+    let mut kept = grants.remove(file.name).unwrap_or_default();
+    kept.extend(foreign_grants(tx, file.name).await?);
+    drop_views_on(tx, file.name, known, grants).await?;
     drop_object(tx, file.name).await?;
     tx.batch_execute(file.sql)
         .await
         .map_err(|error| in_file(file, error))?;
-    let target = match file.kind {
-        Kind::Routine => "routine",
-        Kind::View => "table",
-    };
-    for (privilege, grantee) in grants {
-        tx.batch_execute(&format!(
-            "grant {privilege} on {target} relayforge.{} to {grantee}",
-            file.name
-        ))
-        .await?;
+    restore_grants(tx, kept).await
+}
+
+/// Drops our own views that need an object which is about to be dropped, and forgets them: views come after functions, so
+/// they are made again in their turn, with the rights that others had on them.
+async fn drop_views_on(
+    tx: &Transaction<'_>,
+    name: &str,
+    known: &mut BTreeMap<String, Vec<u8>>,
+    grants: &mut BTreeMap<String, Vec<String>>,
+) -> Result<(), DbError> {
+    let ours: Vec<&String> = known.keys().collect();
+    let rows = tx.query(DEPENDENT_VIEWS, &[&name, &ours]).await?;
+    // The farthest first, which nothing of ours depends on any more.
+    for row in rows {
+        let view: String = row.get(0);
+        let kept = foreign_grants(tx, &view).await?;
+        drop_object(tx, &view).await?;
+        known.remove(&view);
+        grants.entry(view).or_default().extend(kept);
     }
     Ok(())
 }
+
+/// A right on a column that is not there any more is not given again.
+async fn restore_grants(tx: &mut Transaction<'_>, grants: Vec<String>) -> Result<(), DbError> {
+    for grant in grants {
+        let attempt = tx.transaction().await?;
+        match attempt.batch_execute(&grant).await {
+            Ok(()) => attempt.commit().await?,
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => attempt.rollback().await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The views among `$2` that depend on object `$1`, on each other too; the farthest first.
+const DEPENDENT_VIEWS: &str = "
+    with recursive needed(oid, depth) as (
+      select p.oid, 0 from pg_proc p where p.pronamespace = 'relayforge'::regnamespace and p.proname = $1
+       union
+      select c.oid, 0 from pg_class c where c.relnamespace = 'relayforge'::regnamespace and c.relname = $1
+       union
+      select r.ev_class, n.depth + 1
+        from needed n
+        join pg_depend d on d.refobjid = n.oid and d.classid = 'pg_rewrite'::regclass
+        join pg_rewrite r on r.oid = d.objid and r.ev_class <> n.oid
+        join pg_class c on c.oid = r.ev_class
+       where c.relnamespace = 'relayforge'::regnamespace and c.relname = any ($2)
+    )
+    select c.relname::text from needed n join pg_class c on c.oid = n.oid
+     where n.depth > 0
+     group by c.relname
+     order by max(n.depth) desc, c.relname";
 
 /// False if there are now two of that name: the arguments differ, so that a second overload was made.
 async fn replace_in_place(tx: &Transaction<'_>, file: &CodeFile) -> Result<bool, tokio_postgres::Error> {
@@ -260,26 +319,29 @@ fn signature_changed(error: &tokio_postgres::Error) -> bool {
     .any(|state| error.code() == Some(state))
 }
 
-/// Rights on an object that somebody other than the migrator has given.
-async fn foreign_grants(tx: &Transaction<'_>, name: &str) -> Result<Vec<(String, String)>, DbError> {
+/// Rights on an object, or on columns of it, that somebody other than the migrator has given: the statements that give
+/// them again. Those of our own roles are the files'.
+async fn foreign_grants(tx: &Transaction<'_>, name: &str) -> Result<Vec<String>, DbError> {
     let rows = tx
         .query(
-            "select lower(a.privilege_type) as privilege, a.grantee::regrole::text as grantee
-               from (select proacl as acl, proowner as owner from pg_proc
+            "select format('grant %s on %s relayforge.%I to %s', lower(a.privilege_type) || o.columns, o.target, $1::text, a.grantee::regrole)
+                    || case when a.is_grantable then ' with grant option' else '' end as statement
+               from (select proacl as acl, proowner as owner, 'routine' as target, '' as columns from pg_proc
                       where pronamespace = 'relayforge'::regnamespace and proname = $1
                       union all
-                     select relacl, relowner from pg_class
-                      where relnamespace = 'relayforge'::regnamespace and relname = $1) o,
+                     select relacl, relowner, 'table', '' from pg_class
+                      where relnamespace = 'relayforge'::regnamespace and relname = $1
+                      union all
+                     select att.attacl, c.relowner, 'table', format(' (%I)', att.attname)
+                       from pg_class c join pg_attribute att on att.attrelid = c.oid
+                      where c.relnamespace = 'relayforge'::regnamespace and c.relname = $1 and att.attacl is not null) o,
                     aclexplode(o.acl) a
               where a.grantee <> 0 and a.grantee <> o.owner
                 and a.grantee::regrole::text <> all (string_to_array($2, ', '))",
             &[&name, &SERVICE_ROLES],
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| (row.get("privilege"), row.get("grantee")))
-        .collect())
+    Ok(rows.iter().map(|row| row.get("statement")).collect())
 }
 
 async fn drop_object(tx: &Transaction<'_>, name: &str) -> Result<(), DbError> {

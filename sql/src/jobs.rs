@@ -38,7 +38,7 @@ pub struct Run {
     pub run_id: Uuid,
 }
 
-/// The answer to a message's wish to start. Whatever it is, the message has done its duty and is acknowledged.
+/// The answer to a message's wish to start. But for the last one, the message has done its duty and is acknowledged.
 #[derive(Debug)]
 pub enum Start {
     /// The caller holds the lease.
@@ -55,6 +55,8 @@ pub enum Start {
     Poisoned,
     /// There is no such job.
     Unknown,
+    /// Somebody else holds the job just now. Unlike the others, this message has not done its duty: ask again.
+    Locked,
 }
 
 /// A run that was started, and the event it is for.
@@ -130,6 +132,7 @@ fn read_start(row: &tokio_postgres::Row, asked: JobAttempt) -> Result<Start, DbE
         "final" => Start::Final,
         "poisoned" => Start::Poisoned,
         "unknown" => Start::Unknown,
+        "locked" => Start::Locked,
         other => return Err(row_enum("outcome", other)),
     })
 }
@@ -138,17 +141,27 @@ fn columns(runs: &[Run]) -> (Vec<Uuid>, Vec<Uuid>) {
     runs.iter().map(|run| (run.job_id, run.run_id)).unzip()
 }
 
-/// Ends runs that succeeded; returns the jobs whose current run it was. The others have been taken over meanwhile.
+/// What became of jobs whose runs succeeded. Those that are in neither have been taken over meanwhile.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Completed {
+    /// Jobs whose current run it was.
+    pub jobs: Vec<Uuid>,
+    /// Jobs that somebody else holds just now: nothing was written for them, ask again.
+    pub busy: Vec<Uuid>,
+}
+
+/// Ends runs that succeeded.
 ///
 /// # Errors
 /// [`DbError`]: it is not known whether they ended; complete them again (that is harmless).
-pub async fn complete_jobs(client: &impl GenericClient, runs: &[Run]) -> Result<Vec<Uuid>, DbError> {
+pub async fn complete_jobs(client: &impl GenericClient, runs: &[Run]) -> Result<Completed, DbError> {
     let statement = client.prepare_cached(COMPLETE_JOBS).await?;
     let (job_ids, run_ids) = columns(runs);
-    Ok(client
-        .query_one(&statement, &[&job_ids, &run_ids])
-        .await?
-        .try_get("p_completed")?)
+    let row = client.query_one(&statement, &[&job_ids, &run_ids]).await?;
+    Ok(Completed {
+        jobs: row.try_get("p_completed")?,
+        busy: row.try_get("p_busy")?,
+    })
 }
 
 /// A run that failed, and how.
@@ -182,6 +195,8 @@ pub struct Failed {
     pub retrying: Vec<Uuid>,
     /// Jobs that were given up.
     pub dead_lettered: Vec<Uuid>,
+    /// Jobs that somebody else holds just now: nothing was written for them, ask again.
+    pub busy: Vec<Uuid>,
     /// When the first retry is due: whom to wake the relays for.
     pub next_due: Option<DateTime<Utc>>,
 }
@@ -225,6 +240,7 @@ pub async fn fail_jobs(
         .await?;
     let mut failed = Failed {
         next_due: row.try_get("p_next_due")?,
+        busy: row.try_get("p_busy")?,
         ..Failed::default()
     };
     let ids: Vec<Uuid> = row.try_get("p_failed")?;

@@ -85,6 +85,6 @@ mod tests {
             // A retry of the past does not move it back.
             mark.claimed_to(last - TimeDelta::hours(1));
         }
-        assert_eq!(starts, [2, 49, 49]);
+        assert_eq!(starts, [2, 50, 48]);
     }
 }

@@ -33,7 +33,7 @@ comment on column relayforge.job_overview.status is 'queued, processing, retryin
 comment on column relayforge.job_overview.attempts is 'Runs that were started.';
 comment on column relayforge.job_overview.created_at is 'When the job was made.';
 comment on column relayforge.job_overview.finished_at is 'When it reached its outcome; null while it is open.';
-comment on column relayforge.job_overview.last_error is 'What the last failed run said.';
+comment on column relayforge.job_overview.last_error is 'What the last failed run said; null once the job has succeeded or was cancelled (see event_timeline).';
 comment on column relayforge.job_overview.event_id is 'Its event: see event_timeline.';
 comment on column relayforge.job_overview.correlation_id is 'Joins log lines, from the request to the last retry.';
 comment on column relayforge.job_overview.tenant_id is 'The tenant. Narrow by this rather than by its slug: for the newest jobs of a tenant the slug reads those of all.';

@@ -127,3 +127,33 @@ async fn a_relay_that_sleeps_is_woken_for_what_a_failure_wrote() {
         in_time("the relay is woken", listener.next()).await.unwrap();
     }
 }
+
+/// An operator looks at a job in a transaction that stays open: that job's outcome waits, nobody else's does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_somebody_holds_keeps_only_itself_waiting() {
+    let world = World::new().await;
+    let consumer = world.consumer().await;
+    let held = world.job("log", json!({})).await;
+    let running = world.sent_job("chaos", json!({ "sleep_ms": 300 })).await;
+    world.until(running, "processing").await;
+    let psql = world.db.owner().await;
+    psql.batch_execute(&format!(
+        "begin; select from store.open_jobs where job_id in ('{held}', '{running}') for update"
+    ))
+    .await
+    .unwrap();
+    world.send(held, 1).await;
+    consumer
+        .until_metric("jobs_started_total{outcome=\"locked\"}", 1)
+        .await;
+    for _ in 0..3 {
+        let other = world.sent_job("log", json!({})).await;
+        world.until(other, "succeeded").await;
+    }
+    assert_eq!(world.overview(running).await.status, "processing");
+    psql.batch_execute("rollback").await.unwrap();
+    for job in [held, running] {
+        assert_eq!(world.until(job, "succeeded").await.attempts, 1);
+    }
+    consumer.stop().await;
+}

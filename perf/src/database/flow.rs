@@ -199,6 +199,7 @@ impl Flow {
         if !succeeded.is_empty() {
             ended += complete_jobs(session, &succeeded)
                 .await?
+                .jobs
                 .iter()
                 .filter(ours)
                 .count() as u64;

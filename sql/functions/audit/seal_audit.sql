@@ -22,10 +22,11 @@ declare
   v_row admin_audit_log;
 begin
   sealed := 0;
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.audit', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('audit')) then
     return;
   end if;
-  select s.seq, s.digest, relayforge.uuid7_floor(relayforge.uuid7_time(s.audit_id) - p_lookback)
+  -- The clock may have been ahead when the last one was written.
+  select s.seq, s.digest, relayforge.uuid7_floor(least(relayforge.uuid7_time(s.audit_id), clock_timestamp()) - p_lookback)
     into v_seq, v_digest, v_floor
     from audit_seals s
    order by s.seq desc

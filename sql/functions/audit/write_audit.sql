@@ -12,10 +12,10 @@ language plpgsql
 set search_path = store, pg_temp
 as $$
 begin
-  if length(trim(coalesce(p_reason, ''))) not between 1 and 2000 then
+  if coalesce(p_reason, '') !~ '\S' or length(trim(p_reason)) > 2000 then
     raise exception 'a reason of 1 to 2,000 characters is required' using errcode = 'RF400';
   end if;
-  if length(trim(coalesce(p_actor, ''))) not between 1 and 200 then
+  if coalesce(p_actor, '') !~ '\S' or length(trim(p_actor)) > 200 then
     raise exception 'an actor of 1 to 200 characters is required' using errcode = 'RF400';
   end if;
   insert into admin_audit_log (id, actor, db_user, action, target, reason, detail)

@@ -300,12 +300,13 @@ begin
     insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                                headers, signature_timestamp, secret_id, correlation_id, trace_context)
     select i.id, i.event_id, i.tenant_id, i.source, i.provider_event_id, i.event_type,
-           case when f.erased_at is null
+           -- An event that is gone may have been erased.
+           case when f.id is not null and f.erased_at is null
                  and f.body_sha256 is distinct from i.body_sha256
                  and coalesce(l.duplicates, 0) + row_number() over (partition by i.event_id order by i.ord) <= c_bodies_per_event
                 then i.body end,
-           i.body_sha256, case when f.erased_at is null then i.headers else '{}' end,
-           i.signed_at, i.secret_id, i.correlation_id, case when f.erased_at is null then i.trace_context end
+           i.body_sha256, case when f.id is not null and f.erased_at is null then i.headers else '{}' end,
+           i.signed_at, i.secret_id, i.correlation_id, case when f.id is not null and f.erased_at is null then i.trace_context end
       from unnest(v_ids, v_event_ids, v_digests, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
                   p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
              with ordinality

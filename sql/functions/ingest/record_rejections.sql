@@ -22,8 +22,8 @@ declare
 begin
   insert into webhook_rejections as r (hour, cause, source, tenant_id, count, last_at, sample, sample_detail)
   select v_hour, i.cause, k.source, k.tenant_id, sum(i.count), p_now,
-         (array_agg(substring(i.sample for 4096)) filter (where i.sample is not null and not k.folded))[1],
-         (array_agg(left(i.sample_detail, 300)) filter (where i.sample is not null and not k.folded))[1]
+         (array_agg(substring(i.sample for 4096)) filter (where i.sample is not null and k.sampled))[1],
+         (array_agg(left(i.sample_detail, 300)) filter (where i.sample is not null and k.sampled))[1]
     from unnest(p_causes, p_sources, p_tenant_ids, p_counts, p_samples, p_sample_details)
            i(cause, source, tenant_id, count, sample, sample_detail)
    cross join lateral (
@@ -33,7 +33,9 @@ begin
                  and e.tenant_id is not distinct from i.tenant_id) as folded
    ) f
    cross join lateral (
-     select f.folded, case when f.folded then '' else i.source end as source, case when not f.folded then i.tenant_id end as tenant_id
+     select case when f.folded then '' else i.source end as source, case when not f.folded then i.tenant_id end as tenant_id,
+            -- None of a tenant that was suspended, and perhaps erased, since the API last looked.
+            not f.folded and exists (select 1 from tenants t where t.id = i.tenant_id and t.status = 'active') as sampled
    ) k
    group by i.cause, k.source, k.tenant_id
    order by i.cause, k.source, k.tenant_id

@@ -1,11 +1,13 @@
 -- Ends runs that succeeded. p_completed comes back with the jobs whose current run this was; a run that has lost its
--- job to the sweeper, an operator or its own twin is not in it and changes nothing.
+-- job to the sweeper, an operator or its own twin is not in it and changes nothing. p_busy has the jobs that somebody else
+-- holds just now: nothing was written for them; ask again.
 -- Locks: open_jobs by id, then their rows in jobs.
 create procedure relayforge.complete_jobs(
   p_job_ids uuid[],
   p_run_ids uuid[],
   inout p_completed uuid[] default null,
-  p_now timestamptz default clock_timestamp()
+  p_now timestamptz default clock_timestamp(),
+  inout p_busy uuid[] default null
 )
 language plpgsql security definer
 set search_path = store, pg_temp
@@ -14,16 +16,12 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
 
   with ended as (
     delete from open_jobs o
      using unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-     where o.job_id = i.job_id and o.run_id = i.run_id
+     where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
   ), written as (
     update jobs j
@@ -34,5 +32,5 @@ begin
   )
   select coalesce(array_agg(w.id), '{}') into p_completed from written w;
 end $$;
-comment on procedure relayforge.complete_jobs is 'Ends runs that succeeded; returns the jobs whose current run it was.';
+comment on procedure relayforge.complete_jobs is 'Ends runs that succeeded; returns the jobs whose current run it was, and those that somebody else holds: ask again.';
 grant execute on procedure relayforge.complete_jobs to relayforge_consumer;

@@ -1,7 +1,8 @@
 -- Ends runs that failed, and decides what becomes of each job: with p_retryable and attempts left it is retried after
 -- a back-off (or after p_retry_after_seconds, if the handler asked for longer), as a new outbox row with its due time;
 -- else it is dead-lettered. p_failed comes back with the jobs whose current run this was, p_outcomes beside it with
--- retrying or dead_lettered, p_next_due with when the first retry is due (for wake_relays).
+-- retrying or dead_lettered, p_next_due with when the first retry is due (for wake_relays),
+-- p_busy with the jobs that somebody else holds just now: nothing was written for them; ask again.
 -- Locks: open_jobs by id, then their rows in jobs.
 create procedure relayforge.fail_jobs(
   p_job_ids uuid[],
@@ -15,7 +16,8 @@ create procedure relayforge.fail_jobs(
   inout p_failed uuid[] default null,
   inout p_outcomes text[] default null,
   inout p_next_due timestamptz default null,
-  p_now timestamptz default clock_timestamp()
+  p_now timestamptz default clock_timestamp(),
+  inout p_busy uuid[] default null
 )
 language plpgsql security definer
 set search_path = store, pg_temp
@@ -31,11 +33,7 @@ declare
   v_dues timestamptz[];
   v_causes text[];
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
 
   select coalesce(array_agg(q.job_id), '{}'), array_agg(q.error), array_agg(q.attempt), array_agg(q.cause),
          coalesce(array_agg(case when q.cause is null then 'retrying' else 'dead_lettered' end), '{}'),
@@ -53,7 +51,7 @@ begin
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
-        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
+        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
        order by o.job_id, i.ord
     ) q;
 

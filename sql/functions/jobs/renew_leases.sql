@@ -1,5 +1,6 @@
 -- Extends the leases of runs that go on. p_lost comes back with the jobs whose current run this no longer is: their
--- handlers should be stopped, and whatever they report will be refused.
+-- handlers should be stopped, and whatever they report will be refused. A job that somebody else holds just now is passed
+-- over: it is not renewed, nor is it lost.
 -- Locks: open_jobs by id.
 create procedure relayforge.renew_leases(
   p_job_ids uuid[],
@@ -14,17 +15,15 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
+declare
+  v_busy uuid[];
 begin
-  perform 1
-     from open_jobs o
-    where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids)
-    order by o.job_id
-      for no key update;
+  v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
 
   update open_jobs o
      set lease_until = p_now + p_lease
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and o.run_id = i.run_id;
+   where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (v_busy);
 
   select coalesce(array_agg(i.job_id), '{}') into p_lost
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)

@@ -6,6 +6,7 @@
 --   final      the job has its outcome
 --   poisoned   p_max_starts runs in a row ended without an outcome; the job has just been dead-lettered
 --   unknown    there is no such job
+--   locked     somebody else holds the job just now: ask again
 -- Locks: open_jobs by id.
 create function relayforge.start_jobs(
   p_job_ids uuid[],
@@ -29,8 +30,9 @@ declare
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];
+  v_locked uuid[];
 begin
-  perform 1 from open_jobs o where o.job_id = any (p_job_ids) order by o.job_id for no key update;
+  v_locked := relayforge.lock_runs(p_job_ids);
 
   select array_agg(q.outcome), array_agg(case when q.outcome = 'started' then gen_random_uuid() end),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
@@ -38,6 +40,7 @@ begin
     from (
       select i.job_id,
              case
+               when o.job_id = any (v_locked) then 'locked'
                when o.job_id is null then
                  case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
                when o.state = 'held' and o.due_at = 'infinity' then 'held'

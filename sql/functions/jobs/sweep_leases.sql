@@ -19,7 +19,7 @@ declare
   v_rescued uuid[];
   v_poisoned uuid[];
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.sweep_leases', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
     return query select 0, 0;
     return;
   end if;

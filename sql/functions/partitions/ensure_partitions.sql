@@ -1,6 +1,7 @@
 -- Makes the partitions that are missing, from the one before now to p_days_ahead days from now, those in a hole (somebody
--- dropped one; the clock was ahead for a while) included. Safe to call at any time from anywhere; returns how many it made. A partition is made as a table and then attached, because
--- PARTITION OF would wait for every open reader of the parent and stop ingest meanwhile.
+-- dropped one; the clock was ahead for a while) included. Safe to call at any time from anywhere; returns how many it made.
+-- A partition is made as a table and then attached, because PARTITION OF would wait for every open reader of the parent and
+-- stop ingest meanwhile. RF400: a p_now that is not the clock's (owner excepted), or bounds that make no sense.
 -- Locks: an advisory lock against its own kind; SHARE UPDATE EXCLUSIVE on the three parents, one after the other.
 create function relayforge.ensure_partitions(
   p_interval text default 'day',
@@ -24,13 +25,14 @@ declare
   v_ends timestamptz[];
   v_made integer := 0;
 begin
+  perform relayforge.check_clock(p_now);
   if p_interval not in ('day', 'week') then
     raise exception 'partition interval must be day or week, not %', p_interval using errcode = 'RF400';
   end if;
   if p_days_ahead not between 1 and 60 then
     raise exception 'partitions are made 1 to 60 days ahead, not %', p_days_ahead using errcode = 'RF400';
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('relayforge.ensure_partitions', 0));
+  perform pg_advisory_xact_lock(relayforge.lock_key('ensure_partitions'));
   foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
     select max(p.to_at) filter (where p.from_at <= p_now), array_agg(p.from_at), array_agg(p.to_at)
       into v_from, v_starts, v_ends
@@ -49,6 +51,10 @@ begin
       end if;
       v_to := least(date_trunc(p_interval, v_from) + ('1 ' || p_interval)::interval, v_next);
       v_child := format('%s_p%s', v_parent, to_char(v_from, 'YYYYMMDD'));
+      -- Somebody has detached that one, and kept it.
+      if to_regclass(format('store.%I', v_child)) is not null then
+        v_child := v_child || to_char(clock_timestamp(), '_YYYYMMDDHH24MISS');
+      end if;
       -- jobs are written once more, at their end: pages that are less than half full keep that update HOT, also when an
       -- old snapshot keeps the first version (it is a little larger; at 50 a tenth had no room).
       execute format('create table store.%I (like store.%I including all) with (fillfactor = %s)',

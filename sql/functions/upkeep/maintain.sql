@@ -21,9 +21,10 @@ declare
 begin
   p_done := '{}';
   p_failed := '{}';
-  select s.more into v_more from relayforge.upkeep_step('begin', p_not_within, p_now) s;
+  select s.more, s.done into v_more, v_done from relayforge.upkeep_step('begin', p_not_within, p_now) s;
   commit;
   if not v_more then
+    p_done := array_remove(array[v_done], null);
     return;
   end if;
   foreach v_step in array array['partitions', 'expire', 'drop', 'ledger', 'replays', 'quota', 'rejections', 'traffic', 'dead_jobs', 'audit'] loop

@@ -7,7 +7,8 @@
 --   ledger, replays                        an hourly pass, 256 pages of each table a step
 --   quota, rejections, traffic, dead_jobs  an hourly pass, 5,000 rows a step
 --   audit        seals the audit log, an hourly pass over all of it
--- RF400: a step of another name, or a time to come, at which only the owner may look (it would drop what is still kept).
+-- Nothing is expired, dropped or purged for an hour after more than a day without a run, by this clock: it may be wrong, and
+-- what is dropped is gone. RF400: a step of another name, or a p_now that is not the clock's (owner excepted).
 create function relayforge.upkeep_step(
   p_step text,
   p_not_within interval default '0',
@@ -24,21 +25,23 @@ declare
   c_rows constant integer := 5000;
   c_jobs constant integer := 1000;
   c_pass_every constant interval := '1 hour';
+  c_caution constant interval := '1 hour';
+  c_undoable constant text[] := array['begin', 'partitions', 'audit'];
   -- Minutes are for the last hours' charts; days are in tenant_daily_quota_usage.
   c_traffic_kept constant interval := '2 days';
   v_upkeep upkeep%rowtype;
   v_relations text[];
   v_relation text;
+  v_parent text;
+  v_read text[];
   v_ended boolean := true;
   v_count bigint;
   v_floor uuid;
   v_kept_from timestamptz;
 begin
-  if p_now > clock_timestamp() + interval '1 minute' and not pg_has_role(session_user, 'relayforge_owner', 'member') then
-    raise exception 'upkeep is not run for % before that time', p_now using errcode = 'RF400';
-  end if;
+  perform relayforge.check_clock(p_now);
   -- One process at a time. Held to the end of this step only, so that nobody who dies or forgets keeps it.
-  if not pg_try_advisory_xact_lock(hashtextextended('relayforge.upkeep', 0)) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('upkeep')) then
     return query select false, 'another process is at it'::text;
     return;
   end if;
@@ -46,11 +49,21 @@ begin
   v_kept_from := p_now - make_interval(days => v_upkeep.jobs_days);
 
   if p_step = 'begin' then
-    update upkeep u set last_run_at = p_now
+    update upkeep u
+       set last_run_at = p_now,
+           cautious_until = case when u.last_run_at < p_now - interval '1 day' then p_now + c_caution
+                                 -- The clock was set back.
+                                 when u.cautious_until > p_now + c_caution then p_now + c_caution
+                                 else u.cautious_until end
      where u.last_run_at is null or u.last_run_at <= p_now - p_not_within
         -- The clock was set back.
         or u.last_run_at > p_now;
     return query select found, null::text;
+
+  elsif v_upkeep.cautious_until > p_now and p_step <> all (c_undoable) then
+    return query select false, case when p_step = 'expire' then
+      format('nothing is expired, dropped or purged before %s: the clock has jumped, or a retention was shortened',
+             date_trunc('second', v_upkeep.cautious_until)) end;
 
   elsif p_step = 'partitions' then
     v_count := relayforge.ensure_partitions(v_upkeep.partition_interval, v_upkeep.days_ahead, p_now);
@@ -61,12 +74,18 @@ begin
     return query select v_count = c_jobs, case when v_count > 0 then format('%s jobs expired', v_count) end;
 
   elsif p_step = 'drop' then
-    begin
-      v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, p_now);
-      return query select v_relation is not null, v_relation || ' dropped';
-    exception when lock_not_available then
-      return query select false, 'a partition is due to be dropped, but somebody reads its table'::text;
-    end;
+    foreach v_parent in array array['webhook_inbox', 'jobs', 'job_log'] loop
+      begin
+        v_relation := relayforge.drop_old_partition(v_upkeep.inbox_days, v_upkeep.jobs_days, array[v_parent], p_now);
+        if v_relation is not null then
+          return query select true, v_relation || ' dropped';
+          return;
+        end if;
+      exception when lock_not_available then
+        v_read := v_read || v_parent;
+      end;
+    end loop;
+    return query select false, 'a partition is due to be dropped, but somebody reads ' || array_to_string(v_read, ', ');
 
   elsif p_step in ('ledger', 'replays') then
     if p_step = 'ledger' then

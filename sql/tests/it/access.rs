@@ -119,6 +119,10 @@ fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
             "select * from relayforge.list_partitions()".into(),
         ),
         ("partitions_end", "select relayforge.partitions_end()".into()),
+        (
+            "partition_ends",
+            "select * from relayforge.partition_ends()".into(),
+        ),
         ("audit_verify", "select * from relayforge.audit_verify()".into()),
         (
             "ensure_partitions",

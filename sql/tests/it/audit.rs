@@ -240,3 +240,35 @@ async fn a_change_behind_the_triggers_breaks_the_chain() {
         "{anew}"
     );
 }
+
+/// A clock that was ahead for a moment does not keep later rows from being sealed; rows that come under an earlier date are
+/// counted.
+#[tokio::test]
+async fn clocks_that_were_wrong_are_seen_and_hold_up_nothing() {
+    let db = TestDb::create().await;
+    let owner = db.owner().await;
+    let insert = async |when: &str| {
+        owner
+            .batch_execute(&format!(
+                "insert into store.admin_audit_log (id, actor, db_user, action, target, reason, detail)
+                 values (relayforge.uuid7(clock_timestamp() + interval '{when}', 0), 'a', 'b', 'c', 'd', 'e', '{{}}')"
+            ))
+            .await
+            .unwrap();
+    };
+    insert("2 days").await;
+    assert_eq!(seal_audit(&api(&db).await).await.unwrap().unwrap().rows, 1);
+    insert("0").await;
+    let end = seal_audit(&api(&db).await).await.unwrap().unwrap();
+    assert_eq!((end.rows, end.seq), (1, 2));
+    let late = "select late from relayforge.audit_verify()";
+    assert_eq!(count(&db, late).await, 1);
+    let known = format!("2, '{}'", end.digest.to_uppercase());
+    assert_eq!(verify(&db, &known).await, "(2,0,2,,,)");
+    let error = dba(&db)
+        .await
+        .query("select relayforge.audit_verify(2, null)", &[])
+        .await
+        .unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "RF400");
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sql::DbError;
-use sql::ingest::{NewWebhook, ingest_webhooks};
+use sql::ingest::{Ingested, NewWebhook, ingest_webhooks};
 use sql::jobs::{Start, complete_jobs};
 use sql::testing::TestDb;
 use uuid::Uuid;
@@ -52,7 +52,7 @@ async fn an_erased_event_leaves_that_it_was_there() {
         0
     );
     assert!(
-        complete_jobs(&worker, &[run]).await.unwrap().is_empty(),
+        complete_jobs(&worker, &[run]).await.unwrap().jobs.is_empty(),
         "its job is cancelled"
     );
     assert!(matches!(start(&worker, job_id, 2).await, Start::Final));
@@ -193,5 +193,118 @@ async fn an_erased_tenant_leaves_nothing_of_its_own() {
         )
         .await,
         4
+    );
+}
+
+/// Somebody who was answered as a duplicate has the id of that delivery.
+#[tokio::test]
+async fn an_event_is_erased_by_the_id_of_any_delivery() {
+    let db = TestDb::create().await;
+    let (client, operator) = (api(&db).await, dba(&db).await);
+    accepted(&ingest(&client, &[hook("a")]).await[0]);
+    let other_body = Hook {
+        body: b"another".to_vec(),
+        ..hook("a")
+    };
+    let again = duplicate(&ingest(&client, &[other_body]).await[0]);
+    assert_eq!(count(&db, CARRIED).await, 2);
+    let erased: i64 = operator
+        .query_one(
+            "select relayforge.erase_event($1, 'asked to')",
+            &[&again.inbox_id],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!((erased, count(&db, CARRIED).await), (2, 0));
+    let target = "select count(*) from relayforge.audit_log where target = 'event/' ||
+                    (select distinct event_id from store.webhook_inbox)";
+    assert_eq!(count(&db, target).await, 1);
+}
+
+/// A dedup window that is longer than the retention: a duplicate may outlive the delivery that it repeats, and the job.
+#[tokio::test]
+async fn what_came_late_is_erased_too_and_nothing_is_kept_of_what_comes_after() {
+    let db = TestDb::create().await;
+    let (client, operator) = (api(&db).await, dba(&db).await);
+    let late = tenant(&db, "late", None).await;
+    let personal = |id: &str, body: &str| Hook {
+        tenant: late,
+        body: body.as_bytes().to_vec(),
+        ..hook(id)
+    };
+    let first = accepted(&ingest(&client, &[personal("a", "v1")]).await[0]);
+    ingest(&client, &[personal("a", "v2")]).await;
+    // The first delivery and the job are past their retention.
+    let owner = db.owner().await;
+    owner
+        .batch_execute(&format!(
+            "delete from store.open_jobs; delete from store.jobs;
+             delete from store.webhook_inbox where id = '{}'",
+            first.event_id
+        ))
+        .await
+        .unwrap();
+    assert!(matches!(
+        ingest(&client, &[personal("a", "v3")]).await[0],
+        Ingested::Duplicate { .. }
+    ));
+    assert_eq!(count(&db, CARRIED).await, 1, "v2, and nothing of v3");
+    let erased: i64 = operator
+        .query_one("call relayforge.erase_tenant($1, 'contract ended')", &[&late])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!((erased, count(&db, CARRIED).await), (2, 0));
+}
+
+/// A step by itself erases nothing: who began, and why, is in the audit log.
+#[tokio::test]
+async fn erasing_a_tenant_begins_with_its_audit_row() {
+    let db = TestDb::create().await;
+    let (client, operator) = (api(&db).await, dba(&db).await);
+    let id = tenant(&db, "suspended", None).await;
+    ingest(
+        &client,
+        &[Hook {
+            tenant: id,
+            ..hook("a")
+        }],
+    )
+    .await;
+    db.owner()
+        .await
+        .batch_execute("update store.tenants set status = 'suspended' where slug = 'suspended'")
+        .await
+        .unwrap();
+    for step in ["wait", "events", "deliveries", "end"] {
+        let error = operator
+            .query(
+                "select relayforge.erase_tenant_step($1, $2, null, null, null)",
+                &[&id, &step],
+            )
+            .await
+            .unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "RF409", "{step}: {error}");
+    }
+    assert_eq!(count(&db, CARRIED).await, 1);
+    // Nor is a sample kept of a tenant that is not active any more.
+    let sample = sql::ingest::RejectionCount {
+        cause: "invalid_event",
+        source: "generic".to_owned(),
+        tenant_id: Some(id),
+        count: 1,
+        sample: Some(sql::ingest::RejectedSample {
+            body: b"personal".to_vec(),
+            detail: "personal".to_owned(),
+        }),
+    };
+    sql::ingest::record_rejections(&client, &[sample]).await.unwrap();
+    let kept =
+        "select count(*) from store.webhook_rejections where sample is not null or sample_detail is not null";
+    assert_eq!(count(&db, kept).await, 0);
+    assert_eq!(
+        count(&db, "select sum(count)::bigint from store.webhook_rejections").await,
+        1
     );
 }

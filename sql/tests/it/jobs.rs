@@ -37,9 +37,9 @@ async fn a_job_is_started_once_and_finished_once() {
         matches!(start(&client, job_id, 1).await, Start::Busy),
         "the message came twice"
     );
-    assert_eq!(complete_jobs(&client, &[job.run]).await.unwrap(), [job_id]);
+    assert_eq!(complete_jobs(&client, &[job.run]).await.unwrap().jobs, [job_id]);
     assert!(
-        complete_jobs(&client, &[job.run]).await.unwrap().is_empty(),
+        complete_jobs(&client, &[job.run]).await.unwrap().jobs.is_empty(),
         "finished twice"
     );
     assert!(
@@ -76,7 +76,7 @@ async fn an_array_may_hold_the_same_job_twice() {
         unreachable!()
     };
     assert_eq!(
-        complete_jobs(&client, &[job.run, job.run]).await.unwrap(),
+        complete_jobs(&client, &[job.run, job.run]).await.unwrap().jobs,
         [asked.job_id]
     );
 }
@@ -227,7 +227,7 @@ async fn only_the_sweeper_takes_a_job_over_and_the_old_run_is_fenced() {
     );
     // The frozen consumer comes back.
     assert_eq!(renew_leases(&client, &[lost.run], LEASE).await.unwrap(), [job_id]);
-    assert!(complete_jobs(&client, &[lost.run]).await.unwrap().is_empty());
+    assert!(complete_jobs(&client, &[lost.run]).await.unwrap().jobs.is_empty());
     assert!(
         fail_jobs(&client, &[failure(lost.run, true)], &POLICY)
             .await
@@ -238,10 +238,10 @@ async fn only_the_sweeper_takes_a_job_over_and_the_old_run_is_fenced() {
     assert!(matches!(start(&client, job_id, 1).await, Start::Stale));
     let run = started(&client, job_id, 2).await.run;
     assert!(
-        complete_jobs(&client, &[lost.run]).await.unwrap().is_empty(),
+        complete_jobs(&client, &[lost.run]).await.unwrap().jobs.is_empty(),
         "beside the new run, too"
     );
-    assert_eq!(complete_jobs(&client, &[run]).await.unwrap(), [job_id]);
+    assert_eq!(complete_jobs(&client, &[run]).await.unwrap().jobs, [job_id]);
     assert_eq!(count(&db, "select attempts::bigint from store.jobs").await, 2);
 }
 
@@ -253,7 +253,7 @@ async fn a_late_run_that_nobody_took_over_may_finish() {
     let job = started(&client, new_job(&db, "a").await, 1).await;
     expire_leases(&db).await;
     assert_eq!(
-        complete_jobs(&client, &[job.run]).await.unwrap(),
+        complete_jobs(&client, &[job.run]).await.unwrap().jobs,
         [job.run.job_id]
     );
     assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default());
@@ -413,7 +413,7 @@ async fn two_consumers_with_the_same_messages_share_them() {
         .chain(second.unwrap())
         .filter_map(|answer| match answer {
             Start::Started(job) => Some(job.run),
-            Start::Busy => None,
+            Start::Busy | Start::Locked => None,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -422,7 +422,7 @@ async fn two_consumers_with_the_same_messages_share_them() {
     backwards.reverse();
     let (first, second) = tokio::join!(complete_jobs(&one, &runs), complete_jobs(&two, &backwards));
     assert_eq!(
-        first.unwrap().len() + second.unwrap().len(),
+        first.unwrap().jobs.len() + second.unwrap().jobs.len(),
         60,
         "each finished once"
     );
@@ -494,4 +494,57 @@ async fn the_functions_serve_other_clients_too() {
     .await
     .unwrap();
     assert_eq!(row.get::<_, Vec<Uuid>>(0), [job_id]);
+}
+
+/// `begin; hold_jobs(…)`, and a look: what a careful DBA types must not keep everybody else's outcomes and leases waiting.
+#[tokio::test]
+async fn a_job_in_an_open_transaction_holds_up_nobody_else() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let mut runs = Vec::new();
+    for id in ["a", "b", "c"] {
+        runs.push(started(&client, new_job(&db, id).await, 1).await.run);
+    }
+    let queued = new_job(&db, "d").await;
+    let psql = db.owner().await;
+    psql.batch_execute(&format!(
+        "begin; select relayforge.hold_jobs(array['{}', '{queued}']::uuid[], 'let me look')",
+        runs[0].job_id
+    ))
+    .await
+    .unwrap();
+    client.batch_execute("set lock_timeout = '1ms'").await.unwrap();
+
+    assert!(
+        renew_leases(&client, &runs, LEASE).await.unwrap().is_empty(),
+        "none is lost"
+    );
+    let renewed =
+        "select count(*) from store.open_jobs where lease_until > clock_timestamp() + interval '29 s'";
+    assert!(count(&db, renewed).await >= 2);
+    let done = complete_jobs(&client, &runs[..2]).await.unwrap();
+    assert_eq!(
+        (done.jobs, done.busy),
+        (vec![runs[1].job_id], vec![runs[0].job_id])
+    );
+    let failures = [failure(runs[0], true), failure(runs[2], true)];
+    let failed = fail_jobs(&client, &failures, &POLICY).await.unwrap();
+    assert_eq!(
+        (failed.retrying, failed.busy),
+        (vec![runs[2].job_id], vec![runs[0].job_id])
+    );
+    let other = new_job(&db, "e").await;
+    let asked = [queued, other].map(|job_id| JobAttempt { job_id, attempt: 1 });
+    let answers = start_jobs(&client, &asked, LEASE, 5).await.unwrap();
+    assert!(
+        matches!(answers[..], [Start::Locked, Start::Started(_)]),
+        "{answers:?}"
+    );
+
+    psql.batch_execute("rollback").await.unwrap();
+    assert_eq!(
+        complete_jobs(&client, &runs[..1]).await.unwrap().jobs,
+        [runs[0].job_id]
+    );
+    assert!(matches!(start(&client, queued, 1).await, Start::Started(_)));
 }

@@ -150,6 +150,43 @@ async fn a_changed_object_is_made_again_and_keeps_foreign_grants() {
     assert_eq!(row.get::<_, String>(4), "bigint");
 }
 
+/// A function with other columns takes our own views on it along; the rights that others have on those come back.
+#[tokio::test]
+async fn our_own_views_are_in_nobodys_way() {
+    let db = TestDb::create().await;
+    let client = db.owner().await;
+    client
+        .batch_execute(
+            "set role relayforge_owner;
+             drop view relayforge.partition_health;
+             drop function relayforge.list_partitions cascade;
+             create function relayforge.list_partitions() returns table (parent text, partition text) language sql
+               as 'select null::text, null::text';
+             create view relayforge.partition_health as select p.parent as table_name from relayforge.list_partitions() p;
+             create view relayforge.queue_of_health as select * from relayforge.partition_health;
+             update store.code_objects set checksum = '' where name = 'list_partitions';
+             insert into store.code_objects (path, name, checksum) values ('views/queue_of_health.sql', 'queue_of_health', '');
+             grant select (table_name) on relayforge.partition_health to pg_monitor with grant option",
+        )
+        .await
+        .unwrap();
+    let Migrated::Done { code, .. } = migrate(&db.migrate_config()).await.unwrap() else {
+        panic!()
+    };
+    assert!(code.changed.contains(&"partition_health".to_owned()), "{code:?}");
+    assert_eq!(code.removed, ["queue_of_health"]);
+    let row = client
+        .query_one(
+            "select has_column_privilege('pg_monitor', 'relayforge.partition_health', 'table_name', 'select with grant option'),
+                    has_table_privilege('relayforge_dba', 'relayforge.partition_health', 'select'),
+                    (select count(distinct runs_out_at) from relayforge.partition_health)",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (true, true, 1_i64));
+}
+
 #[tokio::test]
 async fn a_view_of_the_dba_that_is_in_the_way_is_named_and_nothing_changes() {
     let db = TestDb::create().await;

@@ -107,3 +107,41 @@ async fn days_and_weeks_meet_without_overlap() {
         drop_day(&client, all.last().unwrap().0).await;
     }
 }
+
+/// A partition that somebody dropped, or detached and kept under its name.
+#[tokio::test]
+async fn a_hole_is_when_the_table_runs_out_and_a_detached_one_is_in_nobodys_way() {
+    let db = TestDb::create().await;
+    let client = db.owner().await;
+    client.batch_execute("set timezone = 'UTC'").await.unwrap();
+    drop_day(&client, 5).await;
+    let query = "select distinct h.table_name, extract(day from h.runs_out_at - date_trunc('day', clock_timestamp(), 'UTC'))::integer
+                   from relayforge.partition_health h order by 1";
+    let runs_out = async || -> Vec<(String, i32)> {
+        let rows = client.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let until = |day| {
+        [("job_log", 15), ("jobs", day), ("webhook_inbox", 15)].map(|(table, day)| (table.to_owned(), day))
+    };
+    assert_eq!(runs_out().await, until(5));
+    assert_eq!(mend(&client, "day").await, 1);
+    let partition: String = client
+        .query_one(
+            "select p.partition from relayforge.list_partitions() p
+              where p.parent = 'jobs' and p.from_at = date_trunc('day', clock_timestamp(), 'UTC') + interval '7 days'",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    client
+        .batch_execute(&format!(
+            "alter table store.jobs detach partition store.{partition}"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(runs_out().await, until(7));
+    assert_eq!(mend(&client, "day").await, 1);
+    assert_eq!(runs_out().await, until(15));
+}

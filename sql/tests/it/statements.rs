@@ -74,11 +74,17 @@ async fn the_statements_of_older_releases_still_fit() {
             checked += 1;
             match WITHDRAWN.iter().find(|(gone, _)| *gone == statement.trim_end()) {
                 Some((_, reason)) => assert!(today.is_err(), "{release}: not withdrawn ({reason})"),
-                None => assert_eq!(
-                    today.unwrap_or_else(|error| panic!("{release}: {statement}: {error}")),
-                    described,
-                    "{release}: {statement}"
-                ),
+                // Columns may have come behind those that the release knows.
+                None => {
+                    let today = today.unwrap_or_else(|error| panic!("{release}: {statement}: {error}"));
+                    let known = described.trim_end_matches(')');
+                    let more = today.strip_prefix(known).map(|more| more.starts_with([',', ')']));
+                    assert_eq!(
+                        more,
+                        Some(true),
+                        "{release}: {statement}: {described}, today {today}"
+                    );
+                }
             }
         }
     }

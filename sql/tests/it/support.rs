@@ -171,11 +171,19 @@ pub(crate) async fn ingest_at(
     (row.get(0), row.get(1))
 }
 
-/// Runs upkeep at another time than now, and returns what it did; nothing may fail.
+/// Runs upkeep at another time than now, and returns what it did; nothing may fail. After a jump of more than a day it is
+/// cautious for an hour: so it runs an hour earlier, too.
 pub(crate) async fn maintain_at(db: &TestDb, offset: &str) -> Vec<String> {
-    let row = db
-        .owner()
+    let owner = db.owner().await;
+    owner
+        .batch_execute(&format!(
+            "update store.upkeep set cautious_until = null;
+             update store.upkeep set last_run_at = clock_timestamp() + interval '{offset}' - interval '1 hour'
+              where last_run_at < clock_timestamp() + interval '{offset}' - interval '1 day'"
+        ))
         .await
+        .unwrap();
+    let row = owner
         .query_one(
             "call relayforge.maintain('0', null, null, clock_timestamp() + $1::text::interval)",
             &[&offset],

@@ -103,7 +103,7 @@ async fn run_consumer(
                 other => panic!("not started: {other:?}"),
             })
             .collect();
-        completed.extend(complete_jobs(&client, &runs).await?);
+        completed.extend(complete_jobs(&client, &runs).await?.jobs);
     }
 }
 

@@ -25,6 +25,10 @@ fn settings(interval: &str, inbox_days: u16, jobs_days: u16) -> UpkeepSettings {
     }
 }
 
+/// What upkeep says while it is cautious, but for its first words.
+const UNTIL: &str = "select to_char(cautious_until, 'YYYY-MM-DD HH24:MI:SS+00') || ': the clock has jumped, or a retention was shortened'
+                       from store.upkeep";
+
 async fn text(db: &TestDb, query: &str) -> String {
     db.owner().await.query_one(query, &[]).await.unwrap().get(0)
 }
@@ -139,9 +143,9 @@ async fn a_run_that_holds_its_lease_expires_a_day_later() {
     );
 }
 
-/// A partition whose jobs could not be expired stays: nobody loses an event that a job may need.
+/// A partition whose jobs could not be expired stays: nobody loses an event that a job may need, nor the job itself.
 #[tokio::test]
-async fn an_inbox_partition_stays_while_one_of_its_jobs_is_open() {
+async fn partitions_stay_while_one_of_their_jobs_is_open() {
     let db = TestDb::create().await;
     ingest(&api(&db).await, &[hook("a")]).await;
     let holder = db.owner().await;
@@ -151,10 +155,136 @@ async fn an_inbox_partition_stays_while_one_of_its_jobs_is_open() {
         .unwrap();
     let done = maintain_at(&db, "20 days").await;
     assert!(!done.iter().any(|line| line.contains("expired")), "{done:?}");
-    assert_eq!(count(&db, "select count(*) from store.webhook_inbox").await, 1);
+    maintain_at(&db, "32 days").await;
+    for table in ["webhook_inbox", "jobs"] {
+        assert_eq!(
+            count(&db, &format!("select count(*) from store.{table}")).await,
+            1,
+            "{table}"
+        );
+    }
     holder.batch_execute("rollback").await.unwrap();
-    maintain_at(&db, "20 days").await;
-    assert_eq!(count(&db, "select count(*) from store.webhook_inbox").await, 0);
+    maintain_at(&db, "32 days").await;
+    for table in ["webhook_inbox", "jobs"] {
+        assert_eq!(
+            count(&db, &format!("select count(*) from store.{table}")).await,
+            0,
+            "{table}"
+        );
+    }
+    assert_eq!(
+        count(
+            &db,
+            "select count(*) from store.dead_jobs where cause = 'expired'"
+        )
+        .await,
+        1
+    );
+}
+
+/// A clock that jumps, or a slip in RETENTION__INBOX_DAYS, leaves an hour to notice it.
+#[tokio::test]
+async fn nothing_is_dropped_for_an_hour_after_a_jump_of_the_clock_or_a_shorter_retention() {
+    let db = TestDb::create().await;
+    let (client, owner) = (api(&db).await, db.owner().await);
+    ingest(&client, &[hook("a")]).await;
+    let run = async |offset: &str| {
+        let call =
+            format!("call relayforge.maintain('0', null, null, clock_timestamp() + interval '{offset}')");
+        owner
+            .query_one(&call, &[])
+            .await
+            .unwrap()
+            .get::<_, Vec<String>>("p_done")
+            .join("; ")
+    };
+    run("0").await;
+    let done = run("35 days").await;
+    assert!(done.contains("the clock has jumped"), "{done}");
+    assert_eq!(count(&db, "select count(*) from store.open_jobs").await, 1);
+    // It was wrong.
+    let done = run("1 minute").await;
+    assert_eq!(
+        done,
+        "nothing is expired, dropped or purged before ".to_owned() + &text(&db, UNTIL).await
+    );
+    let until =
+        "select count(*) from store.upkeep where cautious_until < clock_timestamp() + interval '62 minutes'";
+    assert_eq!(count(&db, until).await, 1, "not for 35 days");
+    // It was right.
+    run("35 days").await;
+    let done = run("35 days 61 minutes").await;
+    assert!(
+        done.contains("1 jobs expired") && done.contains("dropped"),
+        "{done}"
+    );
+
+    assert!(configure_upkeep(&client, &settings("day", 14, 30)).await.unwrap());
+    owner
+        .batch_execute("update store.upkeep set cautious_until = null")
+        .await
+        .unwrap();
+    assert!(configure_upkeep(&client, &settings("day", 1, 30)).await.unwrap());
+    let done = run("35 days 62 minutes").await;
+    assert!(!done.contains("cautious"), "{done}");
+    let cautious =
+        "select count(*) from store.upkeep where cautious_until > clock_timestamp() + interval '59 minutes'";
+    assert_eq!(count(&db, cautious).await, 1);
+    let audited = text(
+        &db,
+        "select detail::text from relayforge.audit_log where action = 'configure_upkeep' order by id desc limit 1",
+    )
+    .await;
+    assert_eq!(audited, r#"{"inbox_days": {"to": 1, "from": 14}}"#);
+}
+
+/// What the services' roles and the DBA may not say: that it is another time.
+#[tokio::test]
+async fn only_the_owner_has_another_clock() {
+    let db = TestDb::create().await;
+    let operator = crate::support::dba(&db).await;
+    for call in [
+        "select relayforge.ensure_partitions('day', 14, clock_timestamp() + interval '10 years')",
+        "select relayforge.upkeep_step('partitions', p_now => '1960-01-01Z')",
+        "select relayforge.upkeep_step('drop', p_now => clock_timestamp() + interval '35 days')",
+        "select relayforge.upkeep_step('drop', p_now => null)",
+    ] {
+        let error = operator.query(call, &[]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "RF400", "{call}: {error}");
+    }
+}
+
+/// The names of our advisory locks are in public; their keys are not.
+#[tokio::test]
+async fn nobody_takes_the_locks_of_upkeep_by_name_and_who_finds_another_at_it_says_so() {
+    let db = TestDb::create().await;
+    let operator = crate::support::dba(&db).await;
+    operator
+        .batch_execute(
+            "select pg_advisory_lock(hashtextextended('relayforge.' || n, 0))
+               from unnest(array['upkeep', 'ensure_partitions', 'sweep_leases', 'audit']) n",
+        )
+        .await
+        .unwrap();
+    let owner = db.owner().await;
+    owner
+        .batch_execute("drop table store.jobs_p20991231")
+        .await
+        .unwrap_err();
+    assert!(
+        maintain_at(&db, "1 day")
+            .await
+            .contains(&"3 partitions made".to_owned())
+    );
+    owner
+        .batch_execute("begin; select pg_advisory_xact_lock(relayforge.lock_key('upkeep'))")
+        .await
+        .unwrap();
+    let pool = db.pool("relayforge_api");
+    let maintained = maintain(&pool.get().await.unwrap(), Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(maintained.done, ["another process is at it"]);
 }
 
 #[tokio::test]
@@ -294,7 +424,7 @@ async fn a_purge_passes_over_a_key_that_a_duplicate_has_locked() {
 /// queues behind the drop, waits for no lock longer than 200 ms.
 #[tokio::test]
 async fn an_open_reader_stops_neither_upkeep_nor_ingest() {
-    const REFUSED: &str = "a partition is due to be dropped, but somebody reads its table";
+    const REFUSED: &str = "a partition is due to be dropped, but somebody reads webhook_inbox, jobs, job_log";
     let db = TestDb::create().await;
     let owner = db.owner().await;
     for table in ["webhook_inbox", "jobs", "job_log"] {

@@ -59,7 +59,7 @@ async fn a_cancelled_job_is_final_and_its_run_is_fenced() {
     assert_eq!(outcomes, expected);
     assert_eq!(one(&operator, "cancel_jobs", queued).await, "final");
     assert!(
-        complete_jobs(&worker, &[run]).await.unwrap().is_empty(),
+        complete_jobs(&worker, &[run]).await.unwrap().jobs.is_empty(),
         "the run has lost its job"
     );
     assert!(matches!(start(&worker, queued, 1).await, Start::Final));
@@ -101,7 +101,7 @@ async fn a_held_job_waits_for_its_release_and_nothing_else() {
     assert_eq!(one(&operator, "release_jobs", job_id).await, "released");
     assert_eq!(status(&db, job_id).await, ("retrying".to_owned(), 1));
     let run = started(&worker, job_id, 2).await.run;
-    complete_jobs(&worker, &[run]).await.unwrap();
+    complete_jobs(&worker, &[run]).await.unwrap().jobs;
     assert_eq!(one(&operator, "hold_jobs", job_id).await, "final");
     assert_eq!(one(&operator, "release_jobs", job_id).await, "final");
 }
@@ -136,7 +136,7 @@ async fn a_reprocessed_job_has_a_fresh_budget_of_attempts() {
         assert_eq!(fail(attempt).await, 0);
     }
     let run = started(&worker, job_id, 2 * attempts).await.run;
-    complete_jobs(&worker, &[run]).await.unwrap();
+    complete_jobs(&worker, &[run]).await.unwrap().jobs;
     assert_eq!(one(&operator, "reprocess_jobs", job_id).await, "succeeded");
     assert_eq!(
         one(&operator, "reprocess_jobs", Uuid::from_u128(1)).await,

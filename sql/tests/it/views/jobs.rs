@@ -135,9 +135,16 @@ async fn dead_letters_of_each_cause() {
     stage
         .dba
         .query(
-            "select relayforge.configure_upkeep(null, 1, null, null, null, null),
-                    relayforge.upkeep_step('expire', '0', $1)",
-            &[&stage.at(86_400)],
+            "select relayforge.configure_upkeep(null, 1, null, null, null, null)",
+            &[],
+        )
+        .await
+        .unwrap();
+    db.owner()
+        .await
+        .query(
+            "select relayforge.upkeep_step('expire', '0', $1)",
+            &[&stage.at(2 * 86_400)],
         )
         .await
         .unwrap();
@@ -161,7 +168,7 @@ async fn dead_letters_of_each_cause() {
             "(exhausted,default,generic,order.created,00:00:01,3,\"no answer\",test)",
             "(poison,default,generic,order.created,00:00:33,1,\"1 runs in a row ended without an outcome\",test)",
             "(unpublishable,default,generic,order.created,00:00:05,0,\"no tenant\",test)",
-            "(expired,default,generic,order.created,\"1 day\",0,\"deliveries are kept for 1 days\",test)",
+            "(expired,default,generic,order.created,\"2 days\",0,\"deliveries are kept for 1 days\",test)",
         ]
     );
     let ids = "select event_id = relayforge.event_of('default', 'generic', 'expired'), job_id

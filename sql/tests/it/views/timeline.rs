@@ -217,7 +217,7 @@ async fn a_lost_run_a_held_quota_and_an_erasure_of_open_work() {
 
 /// What upkeep drops on the day after the stage's, a partition at a time.
 async fn drop_old(db: &TestDb, stage: &Stage, inbox_days: i32, jobs_days: i32) -> Option<String> {
-    let query = "select relayforge.drop_old_partition($1, $2, $3)";
+    let query = "select relayforge.drop_old_partition($1, $2, array['webhook_inbox', 'jobs', 'job_log'], $3)";
     let day_after = stage.at(86_400 * 2);
     db.owner()
         .await
