@@ -101,7 +101,7 @@ async fn a_held_job_waits_for_its_release_and_nothing_else() {
     assert_eq!(one(&operator, "release_jobs", job_id).await, "released");
     assert_eq!(status(&db, job_id).await, ("retrying".to_owned(), 1));
     let run = started(&worker, job_id, 2).await.run;
-    complete_jobs(&worker, &[run]).await.unwrap().jobs;
+    complete_jobs(&worker, &[run]).await.unwrap();
     assert_eq!(one(&operator, "hold_jobs", job_id).await, "final");
     assert_eq!(one(&operator, "release_jobs", job_id).await, "final");
 }
@@ -136,7 +136,7 @@ async fn a_reprocessed_job_has_a_fresh_budget_of_attempts() {
         assert_eq!(fail(attempt).await, 0);
     }
     let run = started(&worker, job_id, 2 * attempts).await.run;
-    complete_jobs(&worker, &[run]).await.unwrap().jobs;
+    complete_jobs(&worker, &[run]).await.unwrap();
     assert_eq!(one(&operator, "reprocess_jobs", job_id).await, "succeeded");
     assert_eq!(
         one(&operator, "reprocess_jobs", Uuid::from_u128(1)).await,
