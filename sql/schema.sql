@@ -1704,6 +1704,7 @@ declare
   c_pages constant integer := 256;
   c_rows constant integer := 5000;
   c_jobs constant integer := 1000;
+  c_seals constant integer := 1000;
   c_pass_every constant interval := '1 hour';
   c_caution constant interval := '1 hour';
   c_undoable constant text[] := array['begin', 'partitions', 'audit'];
@@ -1715,6 +1716,7 @@ declare
   v_parent text;
   v_read text[];
   v_ended boolean := true;
+  v_passed boolean;
   v_count bigint;
   v_floor uuid;
   v_kept_from timestamptz;
@@ -1727,6 +1729,8 @@ begin
   end if;
   select u.* into v_upkeep from upkeep u;
   v_kept_from := p_now - make_interval(days => v_upkeep.jobs_days);
+  v_passed := exists (
+    select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now);
   if p_step = 'begin' then
     update upkeep u
        set last_run_at = p_now,
@@ -1784,16 +1788,17 @@ begin
     return query select not v_ended, null::text;
   elsif p_step = 'audit' then
     -- What is not sealed within seconds was written by a transaction that stayed open, and is rare.
-    if exists (select 1 from purge_positions p where p.relation = 'audit' and p.pass_ended_at between p_now - c_pass_every and p_now) then
-      select s.sealed into v_count from relayforge.seal_audit() s;
-    else
-      select s.sealed into v_count from relayforge.seal_audit(null) s;
-      insert into purge_positions (relation, page, pass_ended_at) values ('audit', 0, p_now)
+    -- Oldest first: what a pass leaves is newer than what it has sealed last, so that the next call finds it. No pass was
+    -- made if another process is at it.
+    select s.sealed, s.seq is not null into v_count, v_ended
+      from relayforge.seal_audit(case when v_passed then c_pass_every end, c_seals) s;
+    if v_ended and not v_passed then
+      insert into purge_positions (relation, page, pass_ended_at) values (p_step, 0, p_now)
       on conflict (relation) do update set pass_ended_at = excluded.pass_ended_at;
     end if;
-    return query select v_count = 1000, null::text;
+    return query select v_count = c_seals, null::text;
   elsif p_step in ('quota', 'rejections', 'traffic', 'dead_jobs') then
-    if exists (select 1 from purge_positions p where p.relation = p_step and p.pass_ended_at between p_now - c_pass_every and p_now) then
+    if v_passed then
       return query select false, null::text;
       return;
     end if;

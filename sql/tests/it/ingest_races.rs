@@ -6,7 +6,9 @@ use sql::DbError;
 use sql::ingest::Ingested;
 use sql::testing::TestDb;
 
-use crate::support::{Hook, RULES, accepted, api, count, duplicate, hook, ingest, ingest_with, tenant};
+use crate::support::{
+    Hook, RULES, accepted, api, count, duplicate, hook, ingest, ingest_with, tenant, waiting_sessions,
+};
 
 /// Two sessions with the same events in opposite order: one job each, no deadlock, and both know the ids.
 #[tokio::test]
@@ -46,9 +48,7 @@ async fn a_duplicate_beside_an_open_transaction_waits_for_its_end() {
         let second = api(&db).await;
         let waiting = tokio::spawn(async move { ingest_with(&second, &[event], &RULES).await });
         let until = std::time::Instant::now() + Duration::from_secs(5);
-        let blocked = "select count(*) from pg_locks where not granted and pid in
-                         (select pid from pg_stat_activity where datname = current_database())";
-        while count(&db, blocked).await == 0 && !waiting.is_finished() {
+        while waiting_sessions(&db).await == 0 && !waiting.is_finished() {
             assert!(
                 std::time::Instant::now() < until,
                 "the second session waits for the first"

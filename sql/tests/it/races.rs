@@ -9,7 +9,7 @@ use sql::testing::TestDb;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use uuid::Uuid;
 
-use crate::support::{Hook, accepted, api, consumer, count, hook, ingest};
+use crate::support::{Hook, accepted, api, consumer, count, hook, ingest, waiting_sessions};
 
 /// How the first session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +28,10 @@ async fn ask(client: &Client, statement: &str) -> Result<String, tokio_postgres:
     Ok(answers.iter().filter_map(column).collect::<Vec<_>>().join(" "))
 }
 
-/// Sessions that wait for a lock.
-const BLOCKED: &str = "select count(distinct pid) from pg_locks where not granted and pid in
-                         (select pid from pg_stat_activity where datname = current_database())";
-
 /// Waits until that many sessions wait for a lock.
 async fn waiting(db: &TestDb, sessions: i64) {
     let until = std::time::Instant::now() + Duration::from_secs(10);
-    while count(db, BLOCKED).await < sessions {
+    while waiting_sessions(db).await < sessions {
         assert!(std::time::Instant::now() < until, "{sessions} sessions wait");
     }
 }
@@ -49,7 +45,7 @@ async fn race(db: &TestDb, first: &str, second: &str, end: End) -> (String, Stri
     let statement = second.to_owned();
     let late = tokio::spawn(async move { ask(&two, &statement).await });
     let until = std::time::Instant::now() + Duration::from_secs(10);
-    while !late.is_finished() && count(db, BLOCKED).await < 1 {
+    while !late.is_finished() && waiting_sessions(db).await < 1 {
         assert!(std::time::Instant::now() < until, "the second waits or ends");
     }
     let is_refused = late.is_finished();

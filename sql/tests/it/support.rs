@@ -200,17 +200,17 @@ pub(crate) async fn dba(db: &TestDb) -> Object {
     db.pool("relayforge_dba").get().await.unwrap()
 }
 
+/// Sessions of this database that wait for a lock.
+pub(crate) async fn waiting_sessions(db: &TestDb) -> i64 {
+    let blocked = "select count(distinct pid) from pg_locks where not granted and pid in
+                     (select pid from pg_stat_activity where datname = current_database())";
+    count(db, blocked).await
+}
+
 /// Waits until some session of this database waits for a lock.
 pub(crate) async fn until_somebody_waits(db: &TestDb) {
     let until = std::time::Instant::now() + Duration::from_secs(5);
-    while count(
-        db,
-        "select count(*) from pg_locks l join pg_stat_activity a using (pid)
-          where not l.granted and a.datname = current_database()",
-    )
-    .await
-        == 0
-    {
+    while waiting_sessions(db).await == 0 {
         assert!(std::time::Instant::now() < until, "nobody waits");
     }
 }
