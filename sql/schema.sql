@@ -12,14 +12,14 @@ declare
 begin
   perform 1
      from open_jobs j
-    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target = 'jobs')
+    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target in ('jobs', 'retries'))
     order by j.job_id
       for no key update;
   -- Only now, with the jobs locked: one that has started or was cancelled meanwhile is let be.
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
-    join outbox_messages o on o.id = a.id and o.target = 'jobs'
+    join outbox_messages o on o.id = a.id and o.target in ('jobs', 'retries')
     join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held');
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
@@ -141,12 +141,12 @@ begin
   end if;
 end $$;
 COMMENT ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) IS 'Walks the hash chain over the audit log and names the first break; null if all fits. With an earlier end of the chain (from the API''s log), also that it was not made anew.';
-CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) RETURNS interval
+CREATE FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer, p_jitter double precision DEFAULT 0.5) RETURNS interval
     LANGUAGE sql PARALLEL SAFE
     AS $$
-  select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (0.5 + random() / 2)
+  select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (1 - p_jitter + p_jitter * random())
 $$;
-COMMENT ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) IS 'Exponential back-off with jitter: half to whole of base * 2^(try - 1), at most the cap.';
+COMMENT ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer, p_jitter double precision) IS 'Exponential back-off with jitter: base * 2^(try - 1), at most the cap, less up to the share jitter of it.';
 CREATE FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -721,19 +721,28 @@ begin
          coalesce(array_agg(case when q.cause is null then 'retrying' else 'dead_lettered' end), '{}'),
          array_agg(case when q.cause is null then p_now + greatest(
            make_interval(secs => q.retry_after_seconds),
-           relayforge.backoff(p_backoff_base, p_backoff_cap, q.attempt - q.attempt_base)) end)
+           relayforge.backoff(q.backoff_base, q.backoff_cap, q.attempt - q.attempt_base, q.jitter)) end)
     into p_failed, v_errors, v_attempts, v_causes, p_outcomes, v_dues
     from (
       -- A run that stands twice in the arrays has failed once: the first counts.
       select distinct on (o.job_id)
              o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
+             p.backoff_base, p.backoff_cap, p.jitter,
              case
                when not i.retryable then 'permanent'
-               when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
+               when o.attempt - o.attempt_base >= p.max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
         join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+        join jobs j on j.id = o.job_id
+       cross join lateral relayforge.retry_policy_of(o.tenant_id, j.source) r
+       cross join lateral (
+         select coalesce(r.max_attempts, p_max_attempts) as max_attempts,
+                coalesce(r.backoff_base, p_backoff_base) as backoff_base,
+                coalesce(r.backoff_cap, p_backoff_cap) as backoff_cap,
+                coalesce(r.jitter, 0.5) as jitter
+       ) p
        order by o.job_id, i.ord
     ) q;
   insert into job_log (id, job_id, what, attempt, detail)
@@ -748,13 +757,13 @@ begin
     where i.cause is not null
    having count(*) > 0;
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', i.job_id, j.event_id, i.attempt + 1, i.due_at
+  select relayforge.uuid7(p_now, 0), 'retries', i.job_id, j.event_id, i.attempt + 1, i.due_at
     from unnest(p_failed, v_attempts, v_dues) i(job_id, attempt, due_at)
     join jobs j on j.id = i.job_id
    where i.due_at is not null;
   select min(d.at) into p_next_due from unnest(v_dues) d(at);
 end $$;
-COMMENT ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) IS 'Ends runs that failed: each job is retried after a back-off, or dead-lettered.';
+COMMENT ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) IS 'Ends runs that failed: each job is retried after a back-off, or dead-lettered, as the retry policies say, or else the arguments.';
 CREATE FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) RETURNS TABLE(provider_event_id text, event_id uuid, deliveries bigint, job_ids uuid[])
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -771,6 +780,23 @@ CREATE FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provid
    group by i.provider_event_id, i.event_id
 $$;
 COMMENT ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) IS 'The events stored under the provider''s ids since a time, with the number of deliveries and the jobs of each.';
+CREATE PROCEDURE relayforge.hand_back_runs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_handed_back uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  c_last_attempt constant smallint := 32000;
+  v_busy uuid[];
+begin
+  v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
+  select coalesce(array_agg(o.job_id), '{}') into p_handed_back
+    from open_jobs o
+    join unnest(p_job_ids, p_run_ids) i(job_id, run_id) on o.job_id = i.job_id and o.run_id = i.run_id
+   where o.job_id <> all (v_busy) and o.attempt < c_last_attempt;
+  perform relayforge.requeue_runs(p_handed_back, 'run %s was handed back: its consumer was told to end', true, p_now);
+end $$;
+COMMENT ON PROCEDURE relayforge.hand_back_runs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_handed_back uuid[], IN p_now timestamp with time zone) IS 'Hands back runs that a consumer will not finish: their jobs are in the outbox again at once. Returns the jobs whose current run it was.';
 CREATE FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text DEFAULT SESSION_USER, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(job_id uuid, outcome text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1047,7 +1073,7 @@ begin
       from made m
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1,
+  select relayforge.uuid7(p_now, 0), case when m.event_id = any (v_held) then 'retries' else 'jobs' end, m.id, m.event_id, 1,
          case when m.event_id = any (v_held) then v_midnight else p_now end
     from made m;
   if true = any (v_fanouts) then
@@ -1258,7 +1284,7 @@ CREATE FUNCTION relayforge.outbox_next_due(p_from_at timestamp with time zone DE
     SET enable_seqscan TO 'off'
     AS $$
   select min(n.at)
-    from unnest(array['jobs', 'events', 'dlq']) t(target)
+    from unnest(array['jobs', 'retries', 'events', 'dlq']) t(target)
    cross join lateral (
      select o.next_attempt_at as at
        from outbox_messages o
@@ -1288,6 +1314,25 @@ CREATE FUNCTION relayforge.partitions_end(p_now timestamp with time zone DEFAULT
     SET search_path TO 'store', 'pg_temp'
     AS $$ select min(e.until) from relayforge.partition_ends(p_now) e $$;
 COMMENT ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) IS 'From when on nothing can be stored, unless further partitions are made: 14 days ahead in a healthy system, now if there is none for now.';
+CREATE FUNCTION relayforge.policy_tenant(p_tenant text, p_source text) RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  v_tenant_id uuid;
+begin
+  if p_tenant is not null then
+    select t.id into v_tenant_id from tenants t where t.slug = p_tenant or t.id::text = lower(p_tenant);
+    if v_tenant_id is null then
+      raise exception 'tenant % does not exist', p_tenant using errcode = 'RF404';
+    end if;
+  end if;
+  if p_source is not null and not exists (select 1 from sources s where s.name = p_source) then
+    raise exception 'source % does not exist', p_source using errcode = 'RF404';
+  end if;
+  return v_tenant_id;
+end $$;
+COMMENT ON FUNCTION relayforge.policy_tenant(p_tenant text, p_source text) IS 'The id of the tenant that a policy names; null for none named.';
 CREATE FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'store', 'pg_temp'
@@ -1314,6 +1359,55 @@ begin
   return true;
 end $_$;
 COMMENT ON FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) IS 'Deletes expired rows from the next pages of a table without an index on time; returns whether that ended the pass.';
+CREATE PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint DEFAULT NULL::bigint)
+    LANGUAGE plpgsql
+    AS $$
+declare
+  v_last uuid := '00000000-0000-0000-0000-000000000000';
+  v_written integer;
+begin
+  p_written := 0;
+  loop
+    select s.last_job_id, s.written into v_last, v_written from relayforge.rebuild_broker_step(v_last) s;
+    commit;
+    p_written := p_written + v_written;
+    exit when v_last is null;
+  end loop;
+  -- What falls due now is nobody's news otherwise.
+  perform relayforge.wake_relays();
+end $$;
+COMMENT ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) IS 'Writes the messages of all open jobs anew, after the broker has lost them, in short transactions: not inside one. Harmless at any time: a message too many starts nothing. p_written comes back with how many were written.';
+CREATE FUNCTION relayforge.rebuild_broker_step(p_after uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_limit integer DEFAULT 20000, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(last_job_id uuid, written integer)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  v_job_ids uuid[];
+  v_written integer;
+  v_running xid[];
+begin
+  perform pg_advisory_xact_lock(relayforge.lock_key('rebuild_broker'));
+  -- Before the look at the outbox: a claim that begins after this is published after the queue was found gone.
+  select coalesce(array_agg(l.transactionid), '{}') into v_running from pg_locks l where l.locktype = 'transactionid' and l.granted;
+  select array_agg(q.job_id order by q.job_id) into v_job_ids
+    from (select o.job_id from open_jobs o where o.job_id > p_after order by o.job_id limit p_limit) q;
+  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+  select relayforge.uuid7(p_now, 0), case o.state when 'queued' then 'jobs' else 'retries' end,
+         o.job_id, j.event_id, o.attempt, greatest(o.due_at, p_now)
+    from open_jobs o
+    join jobs j on j.id = o.job_id
+   where o.job_id = any (v_job_ids)
+     and o.state <> 'processing' and o.due_at < 'infinity'
+     and not exists (
+       select 1
+         from outbox_messages m
+        where m.job_id = o.job_id and m.attempt = o.attempt and m.target in ('jobs', 'retries') and m.xmax <> all (v_running));
+  get diagnostics v_written = row_count;
+  return query
+  select case when cardinality(v_job_ids) = p_limit then v_job_ids[p_limit] end, v_written;
+end $$;
+COMMENT ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) IS 'One step of rebuild_broker: writes the messages of up to p_limit open jobs after p_after that wait for one; returns the last job looked at, null at the end, and how many messages were written.';
 CREATE FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[] DEFAULT NULL::bytea[], p_sample_details text[] DEFAULT NULL::text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1409,7 +1503,7 @@ begin
     returning o.job_id, o.attempt
   ), sent as (
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
+    select relayforge.uuid7(p_now, 0), 'retries', r.job_id, j.event_id, r.attempt, p_now
       from released r
       join jobs j on j.id = r.job_id
   )
@@ -1429,6 +1523,24 @@ begin
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
 COMMENT ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Lets held jobs go at once, 1 to 1,000 a call, and answers each: released, not_held, final (it has its outcome) or unknown. Audited, with the reason.';
+CREATE FUNCTION relayforge.remove_retry_policy(p_tenant text, p_source text, p_reason text, p_actor text DEFAULT SESSION_USER) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  v_tenant_id uuid;
+  v_removed jsonb;
+begin
+  v_tenant_id := relayforge.policy_tenant(p_tenant, p_source);
+  delete from retry_policies r
+   where r.tenant_id is not distinct from v_tenant_id and r.source is not distinct from p_source
+  returning to_jsonb(r) into v_removed;
+  perform relayforge.write_audit(
+    p_actor, 'remove_retry_policy', format('retry_policy/%s/%s', coalesce(v_tenant_id::text, '*'), coalesce(p_source, '*')),
+    p_reason, coalesce(v_removed, '{}'));
+  return v_removed is not null;
+end $$;
+COMMENT ON FUNCTION relayforge.remove_retry_policy(p_tenant text, p_source text, p_reason text, p_actor text) IS 'Removes the retry policy of exactly this tenant and source; returns whether there was one. Audited, with the reason.';
 CREATE PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[] DEFAULT NULL::uuid[], IN p_now timestamp with time zone DEFAULT clock_timestamp())
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1497,11 +1609,49 @@ begin
     delete from dead_jobs d using opened o where d.job_id = o.id
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', o.id, o.event_id, o.attempts + 1, p_now from opened o;
+  select relayforge.uuid7(p_now, 0), 'retries', o.id, o.event_id, o.attempts + 1, p_now from opened o;
   perform relayforge.audit_jobs(p_actor, 'reprocess_jobs', p_reason, v_job_ids, v_outcomes, 'reprocessed', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
 COMMENT ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Opens dead-lettered and cancelled jobs again with a fresh budget of attempts, 1 to 1,000 a call, and answers each: reprocessed, open, succeeded, no_event (erased, or past its retention), worn_out (32,000 attempts) or unknown. Audited, with the reason.';
+CREATE FUNCTION relayforge.requeue_runs(p_job_ids uuid[], p_why text, p_blameless boolean, p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+  insert into job_log (id, job_id, what, attempt, detail)
+  select relayforge.uuid7(p_now, 0), o.job_id, 'rescued', o.attempt, format(p_why, o.run_id)
+    from open_jobs o
+   where o.job_id = any (p_job_ids);
+  with requeued as (
+    update open_jobs o
+       set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
+           starts = case when p_blameless then greatest(o.starts - 1, 0) else o.starts end,
+           run_id = null, lease_until = null, due_at = p_now
+     where o.job_id = any (p_job_ids)
+    returning o.job_id, o.attempt
+  )
+  -- Among fresh work: nothing was wrong with these, and they have waited for a lease already.
+  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+  select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
+    from requeued r
+    join jobs j on j.id = r.job_id;
+end $$;
+COMMENT ON FUNCTION relayforge.requeue_runs(p_job_ids uuid[], p_why text, p_blameless boolean, p_now timestamp with time zone) IS 'Puts jobs whose run ended without an outcome in the outbox again, as their next attempt.';
+CREATE FUNCTION relayforge.retry_policy_of(p_tenant_id uuid, p_source text) RETURNS TABLE(max_attempts smallint, backoff_base interval, backoff_cap interval, jitter double precision)
+    LANGUAGE sql STABLE
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+  select (array_agg(r.max_attempts order by r.tenant_id, r.source) filter (where r.max_attempts is not null))[1],
+         (array_agg(r.backoff_base order by r.tenant_id, r.source) filter (where r.backoff_base is not null))[1],
+         (array_agg(r.backoff_cap order by r.tenant_id, r.source) filter (where r.backoff_cap is not null))[1],
+         (array_agg(r.jitter order by r.tenant_id, r.source) filter (where r.jitter is not null))[1]
+    from retry_policies r
+    -- Nulls sort last: the wider row after the narrower.
+   where (r.tenant_id = p_tenant_id or r.tenant_id is null) and (r.source = p_source or r.source is null)
+$$;
+COMMENT ON FUNCTION relayforge.retry_policy_of(p_tenant_id uuid, p_source text) IS 'What the retry policies say of a tenant''s source, field by field; null where none says anything.';
 CREATE FUNCTION relayforge.schema_code() RETURNS TABLE(epoch integer, fingerprint text, migration integer)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1552,7 +1702,30 @@ begin
   digest := encode(v_digest, 'hex');
 end $$;
 COMMENT ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) IS 'Seals what is committed of the audit log into a hash chain; returns how many rows, and the chain''s end.';
-CREATE FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
+CREATE FUNCTION relayforge.set_retry_policy(p_tenant text, p_source text, p_reason text, p_max_attempts integer DEFAULT NULL::integer, p_backoff_base interval DEFAULT NULL::interval, p_backoff_cap interval DEFAULT NULL::interval, p_jitter double precision DEFAULT NULL::double precision, p_actor text DEFAULT SESSION_USER) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'store', 'pg_temp'
+    AS $$
+declare
+  v_tenant_id uuid;
+begin
+  v_tenant_id := relayforge.policy_tenant(p_tenant, p_source);
+  if num_nonnulls(p_max_attempts, p_backoff_base, p_backoff_cap, p_jitter) = 0 then
+    raise exception 'a retry policy says at least one of max_attempts, backoff_base, backoff_cap, jitter'
+      using errcode = 'RF400', hint = 'relayforge.remove_retry_policy removes one';
+  end if;
+  insert into retry_policies (tenant_id, source, max_attempts, backoff_base, backoff_cap, jitter)
+  values (v_tenant_id, p_source, p_max_attempts, p_backoff_base, p_backoff_cap, p_jitter)
+  on conflict (tenant_id, source) do update
+     set max_attempts = excluded.max_attempts, backoff_base = excluded.backoff_base, backoff_cap = excluded.backoff_cap,
+         jitter = excluded.jitter, updated_at = clock_timestamp();
+  perform relayforge.write_audit(
+    p_actor, 'set_retry_policy', format('retry_policy/%s/%s', coalesce(v_tenant_id::text, '*'), coalesce(p_source, '*')), p_reason,
+    jsonb_build_object('max_attempts', p_max_attempts, 'backoff_base', p_backoff_base, 'backoff_cap', p_backoff_cap,
+                       'jitter', p_jitter));
+end $$;
+COMMENT ON FUNCTION relayforge.set_retry_policy(p_tenant text, p_source text, p_reason text, p_max_attempts integer, p_backoff_base interval, p_backoff_cap interval, p_jitter double precision, p_actor text) IS 'Says how often and how soon failed jobs of a tenant, a source, both or (null, null) everybody are tried again; a null field is left to the next wider policy, and at last to the consumers'' configuration. Counts from the next failure on. Audited, with the reason.';
+CREATE FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone DEFAULT clock_timestamp(), p_blameless boolean[] DEFAULT NULL::boolean[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -1566,15 +1739,16 @@ begin
     returning o.target, o.job_id, o.attempt
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target = 'jobs';
+  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target in ('jobs', 'retries');
   update outbox_messages o
      set attempts = o.attempts + 1,
          last_error = left(d.error, 2000),
-         next_attempt_at = p_now + relayforge.backoff(p_backoff_base, p_backoff_cap, o.attempts + 1)
-    from unnest(p_deferred, p_errors) d(id, error)
+         next_attempt_at = p_now + relayforge.backoff(
+           p_backoff_base, case when d.blameless then p_backoff_base else p_backoff_cap end, o.attempts + 1)
+    from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
    where o.id = d.id;
 end $$;
-COMMENT ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone) IS 'Removes what the broker has confirmed and puts off the rest with its error.';
+COMMENT ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone, p_blameless boolean[]) IS 'Removes what the broker has confirmed and puts off the rest with its error.';
 CREATE FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(outcome text, run_id uuid, tenant_id uuid, tenant_slug text, source text, source_kind text, job_kind text, event_id uuid, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -1621,7 +1795,8 @@ begin
       p_now);
   end if;
   update open_jobs o
-     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1
+     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
+         max_starts = least(p_max_starts, 32000)
     from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
    where o.job_id = i.job_id and i.run_id is not null;
   return query
@@ -1635,7 +1810,7 @@ begin
    order by i.ord;
 end $$;
 COMMENT ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) IS 'Starts the runs that messages ask for; answers each with its outcome and, where started, the run id and the event.';
-CREATE FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(rescued integer, poisoned integer)
+CREATE FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer DEFAULT NULL::integer, p_now timestamp with time zone DEFAULT clock_timestamp(), p_not_within interval DEFAULT '00:00:00'::interval) RETURNS TABLE(rescued integer, poisoned integer)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     AS $$
@@ -1645,47 +1820,36 @@ declare
   c_last_attempt constant smallint := 32000;
   v_rescued uuid[];
   v_poisoned uuid[];
+  v_reasons text[];
 begin
-  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases'))
+     or exists (select 1 from sweeps s where s.swept_at > p_now - p_not_within and s.swept_at <= p_now) then
     return query select 0, 0;
     return;
   end if;
-  select array_agg(q.job_id) filter (where q.starts < p_max_starts and q.attempt < c_last_attempt),
-         array_agg(q.job_id) filter (where q.starts >= p_max_starts or q.attempt >= c_last_attempt)
-    into v_rescued, v_poisoned
+  if p_not_within > '0' then
+    insert into sweeps (swept_at) values (p_now) on conflict (singleton) do update set swept_at = excluded.swept_at;
+  end if;
+  select array_agg(q.job_id) filter (where not q.is_poison),
+         array_agg(q.job_id) filter (where q.is_poison),
+         array_agg(format('%s runs in a row ended without an outcome', q.starts)) filter (where q.is_poison)
+    into v_rescued, v_poisoned, v_reasons
     from (
-      select o.job_id, o.starts, o.attempt
+      select o.job_id, o.starts, o.starts >= coalesce(p_max_starts, o.max_starts) or o.attempt >= c_last_attempt as is_poison
         from open_jobs o
        where o.state = 'processing' and o.lease_until < p_now
        order by o.job_id
        limit p_limit
          for no key update skip locked
     ) q;
-  insert into job_log (id, job_id, what, attempt, detail)
-  select relayforge.uuid7(p_now, 0), o.job_id, 'rescued', o.attempt, 'the lease of run ' || o.run_id || ' ran out'
-    from open_jobs o
-   where o.job_id = any (v_rescued);
-  with requeued as (
-    update open_jobs o
-       set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
-           run_id = null, lease_until = null, due_at = p_now
-     where o.job_id = any (v_rescued)
-    returning o.job_id, o.attempt
-  )
-  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
-    from requeued r
-    join jobs j on j.id = r.job_id;
+  perform relayforge.requeue_runs(v_rescued, 'the lease of run %s ran out', false, p_now);
   if v_poisoned is not null then
     perform relayforge.dead_letter_jobs(
-      v_poisoned,
-      array_fill('poison'::text, array[cardinality(v_poisoned)]),
-      array_fill(format('%s runs in a row ended without an outcome', p_max_starts), array[cardinality(v_poisoned)]),
-      p_now);
+      v_poisoned, array_fill('poison'::text, array[cardinality(v_poisoned)]), v_reasons, p_now);
   end if;
   return query select coalesce(cardinality(v_rescued), 0), coalesce(cardinality(v_poisoned), 0);
 end $$;
-COMMENT ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) IS 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison.';
+COMMENT ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone, p_not_within interval) IS 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison. Zeros if another process sweeps just now, or has less than p_not_within ago.';
 CREATE FUNCTION relayforge.tenant_of(p_tenant text) RETURNS uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
@@ -2071,6 +2235,7 @@ CREATE TABLE store.open_jobs (
     lease_until timestamp with time zone,
     started_at timestamp with time zone,
     due_at timestamp with time zone NOT NULL,
+    max_starts smallint DEFAULT 5 NOT NULL,
     CONSTRAINT open_jobs_run_has_lease CHECK (((state = 'processing'::text) = ((run_id IS NOT NULL) AND (lease_until IS NOT NULL)))),
     CONSTRAINT open_jobs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'processing'::text, 'retrying'::text, 'held'::text])))
 )
@@ -2086,6 +2251,7 @@ COMMENT ON COLUMN store.open_jobs.run_id IS 'Fencing token of the running attemp
 COMMENT ON COLUMN store.open_jobs.lease_until IS 'Until when the run is taken to be alive, by the database''s clock.';
 COMMENT ON COLUMN store.open_jobs.started_at IS 'When the last run started.';
 COMMENT ON COLUMN store.open_jobs.due_at IS 'Not to be started before.';
+COMMENT ON COLUMN store.open_jobs.max_starts IS 'How many runs in a row may end without an outcome, as the consumer of the last run has it: whoever sweeps need not know.';
 CREATE TABLE store.rejected_replays (
     tenant_id uuid NOT NULL,
     source text NOT NULL,
@@ -2284,13 +2450,12 @@ CREATE TABLE store.outbox_messages (
     attempt smallint NOT NULL,
     next_attempt_at timestamp with time zone NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
-    last_error text,
-    CONSTRAINT outbox_messages_target_known CHECK ((target = ANY (ARRAY['jobs'::text, 'events'::text, 'dlq'::text])))
+    last_error text
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 COMMENT ON TABLE store.outbox_messages IS 'A queue: what is to be published. A row leaves it in the transaction that claimed it, once the broker has confirmed.';
 COMMENT ON COLUMN store.outbox_messages.id IS 'UUIDv7 from the database''s clock.';
-COMMENT ON COLUMN store.outbox_messages.target IS 'jobs: the work queue; events: the topic exchange for others; dlq: the copy of a job that was given up.';
+COMMENT ON COLUMN store.outbox_messages.target IS 'jobs: the queue of fresh work; retries: the queue of work that comes back (retried, reprocessed, or held before), so that a mass of it delays nothing new; events: the topic exchange for others; dlq: the copy of a job that was given up.';
 COMMENT ON COLUMN store.outbox_messages.job_id IS 'The job.';
 COMMENT ON COLUMN store.outbox_messages.event_id IS 'Its event, whose body and headers make the message.';
 COMMENT ON COLUMN store.outbox_messages.attempt IS 'The attempt that the message asks for.';
@@ -2310,7 +2475,7 @@ CREATE VIEW relayforge.outbox_backlog AS
     w.failing,
     w.oldest_due_at,
     w.last_error
-   FROM (unnest(ARRAY['jobs'::text, 'events'::text, 'dlq'::text]) t(target)
+   FROM (unnest(ARRAY['jobs'::text, 'retries'::text, 'events'::text, 'dlq'::text]) t(target)
      CROSS JOIN LATERAL ( SELECT count(*) AS seen,
             count(*) FILTER (WHERE (o.next_attempt_at <= statement_timestamp())) AS due,
             count(*) FILTER (WHERE (o.attempts > 0)) AS failing,
@@ -2324,7 +2489,7 @@ CREATE VIEW relayforge.outbox_backlog AS
                   ORDER BY m.next_attempt_at, m.id
                  LIMIT 100001) o) w);
 COMMENT ON VIEW relayforge.outbox_backlog IS 'What waits for the broker, by target. Exact to 100,000 messages.';
-COMMENT ON COLUMN relayforge.outbox_backlog.target IS 'jobs: the work queue; events: the topic exchange; dlq: copies of jobs that were given up.';
+COMMENT ON COLUMN relayforge.outbox_backlog.target IS 'jobs: the queue of fresh work; retries: the queue of work that comes back; events: the topic exchange; dlq: copies of jobs that were given up.';
 COMMENT ON COLUMN relayforge.outbox_backlog.waiting IS 'Messages that wait, those due later included.';
 COMMENT ON COLUMN relayforge.outbox_backlog.estimated IS 'Whether there are more than 100,000, so that waiting is the planner''s estimate over all targets and the other numbers are of the first 100,000.';
 COMMENT ON COLUMN relayforge.outbox_backlog.due IS 'Messages that could be published now.';
@@ -2416,7 +2581,7 @@ CREATE VIEW relayforge.queue_health AS
     u.last_run_at AS upkeep_at
    FROM (((relayforge.inspect_queue() q(outbox_dead_rows, outbox_vacuumed_at, open_jobs_dead_rows, open_jobs_vacuumed_at, snapshot_age_xids, snapshot_since, snapshot_holder, notify_queue_usage)
      CROSS JOIN LATERAL ( SELECT min(f.next_attempt_at) AS oldest_due_at
-           FROM (unnest(ARRAY['jobs'::text, 'events'::text, 'dlq'::text]) t(target)
+           FROM (unnest(ARRAY['jobs'::text, 'retries'::text, 'events'::text, 'dlq'::text]) t(target)
              CROSS JOIN LATERAL ( SELECT o.next_attempt_at
                    FROM store.outbox_messages o
                   WHERE (o.target = t.target)
@@ -2499,6 +2664,47 @@ COMMENT ON COLUMN relayforge.replays.event_id IS 'Our id of it: see event_timeli
 COMMENT ON COLUMN relayforge.replays.times IS 'Replays refused.';
 COMMENT ON COLUMN relayforge.replays.first_at IS 'When the first of them came.';
 COMMENT ON COLUMN relayforge.replays.last_at IS 'When the last of them came.';
+CREATE TABLE store.retry_policies (
+    tenant_id uuid,
+    source text,
+    max_attempts smallint,
+    backoff_base interval,
+    backoff_cap interval,
+    jitter double precision,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT retry_policies_backoff_base_bounds CHECK (((backoff_base >= '00:00:00.001'::interval) AND (backoff_base <= '01:00:00'::interval))),
+    CONSTRAINT retry_policies_backoff_cap_bounds CHECK (((backoff_cap >= '00:00:00.001'::interval) AND (backoff_cap <= '1 day'::interval))),
+    CONSTRAINT retry_policies_cap_not_below_base CHECK ((backoff_cap >= backoff_base)),
+    CONSTRAINT retry_policies_jitter_bounds CHECK (((jitter >= (0)::double precision) AND (jitter <= (1)::double precision))),
+    CONSTRAINT retry_policies_max_attempts_bounds CHECK (((max_attempts >= 1) AND (max_attempts <= 1000))),
+    CONSTRAINT retry_policies_says_something CHECK ((num_nonnulls(max_attempts, backoff_base, backoff_cap, jitter) > 0))
+);
+COMMENT ON TABLE store.retry_policies IS 'How often and how soon failed jobs are tried again, where it differs from what the consumers are configured with. What a row leaves null is looked for in the next wider one: tenant and source, tenant, source, everybody; then the consumer''s own.';
+COMMENT ON COLUMN store.retry_policies.tenant_id IS 'The tenant; null for all.';
+COMMENT ON COLUMN store.retry_policies.source IS 'The source; null for all.';
+COMMENT ON COLUMN store.retry_policies.max_attempts IS 'Attempts in all, the first included.';
+COMMENT ON COLUMN store.retry_policies.backoff_base IS 'Wait before the second attempt; it doubles with each further one.';
+COMMENT ON COLUMN store.retry_policies.backoff_cap IS 'The longest wait.';
+COMMENT ON COLUMN store.retry_policies.jitter IS 'Share of the wait that is left to chance: 0 waits exactly, 0.5 between half and all of it, 1 anything up to it.';
+COMMENT ON COLUMN store.retry_policies.updated_at IS 'When the row was last written.';
+CREATE VIEW relayforge.retry_policies AS
+ SELECT t.slug AS tenant,
+    r.source,
+    r.max_attempts,
+    r.backoff_base,
+    r.backoff_cap,
+    r.jitter,
+    r.updated_at
+   FROM (store.retry_policies r
+     LEFT JOIN store.tenants t ON ((t.id = r.tenant_id)));
+COMMENT ON VIEW relayforge.retry_policies IS 'How failed jobs are tried again, where it differs from the consumers'' configuration. Field by field, the narrowest policy counts: tenant and source, tenant, source, everybody.';
+COMMENT ON COLUMN relayforge.retry_policies.tenant IS 'The tenant''s slug; null for all.';
+COMMENT ON COLUMN relayforge.retry_policies.source IS 'The source; null for all.';
+COMMENT ON COLUMN relayforge.retry_policies.max_attempts IS 'Attempts in all, the first included; null where a wider policy or the consumer decides.';
+COMMENT ON COLUMN relayforge.retry_policies.backoff_base IS 'Wait before the second attempt; it doubles with each further one.';
+COMMENT ON COLUMN relayforge.retry_policies.backoff_cap IS 'The longest wait.';
+COMMENT ON COLUMN relayforge.retry_policies.jitter IS 'Share of the wait that is left to chance.';
+COMMENT ON COLUMN relayforge.retry_policies.updated_at IS 'When the policy was last set.';
 CREATE VIEW relayforge.schema_version AS
  SELECT c.epoch,
     c.fingerprint,
@@ -2579,7 +2785,7 @@ CREATE VIEW relayforge.stuck_jobs AS
                     ELSE o.due_at
                 END AS since) s)
      LEFT JOIN store.tenants t ON ((t.id = o.tenant_id)))
-     LEFT JOIN store.outbox_messages b ON (((b.job_id = o.job_id) AND (b.attempt = o.attempt) AND (b.target = 'jobs'::text))))
+     LEFT JOIN store.outbox_messages b ON (((b.job_id = o.job_id) AND (b.attempt = o.attempt) AND (b.target = ANY (ARRAY['jobs'::text, 'retries'::text])))))
   WHERE (((o.state = 'processing'::text) AND (o.lease_until < (statement_timestamp() - '00:00:10'::interval))) OR ((o.state <> 'processing'::text) AND (o.due_at < (statement_timestamp() - '00:05:00'::interval))))
   ORDER BY o.job_id, b.attempts DESC NULLS LAST;
 COMMENT ON VIEW relayforge.stuck_jobs IS 'Open jobs that nothing seems to move, with what they wait for. Empty in a healthy system without a backlog.';
@@ -2821,6 +3027,15 @@ COMMENT ON COLUMN store.stripe_event_idempotency.source IS 'The source. In the k
 COMMENT ON COLUMN store.stripe_event_idempotency.provider_event_id IS 'The provider''s id of the event.';
 COMMENT ON COLUMN store.stripe_event_idempotency.event_id IS 'Our id of the event.';
 COMMENT ON COLUMN store.stripe_event_idempotency.signature_timestamp IS 'A delivery that was not signed after this is a replay. -infinity where the scheme has no timestamp.';
+CREATE UNLOGGED TABLE store.sweeps (
+    singleton boolean DEFAULT true NOT NULL,
+    swept_at timestamp with time zone NOT NULL,
+    CONSTRAINT sweeps_one_row CHECK (singleton)
+)
+WITH (fillfactor='50');
+COMMENT ON TABLE store.sweeps IS 'When leases were last swept, so that many processes together do not look more often than one would. Unlogged: after a crash the next one looks. At most one row.';
+COMMENT ON COLUMN store.sweeps.singleton IS 'Always true: there is one row at most.';
+COMMENT ON COLUMN store.sweeps.swept_at IS 'When the last sweep began.';
 ALTER TABLE ONLY store.admin_api_keys
     ADD CONSTRAINT admin_api_keys_key_sha256_key UNIQUE (key_sha256);
 ALTER TABLE ONLY store.admin_api_keys
@@ -2847,6 +3062,8 @@ ALTER TABLE ONLY store.open_jobs
     ADD CONSTRAINT open_jobs_pkey PRIMARY KEY (job_id);
 ALTER TABLE ONLY store.outbox_messages
     ADD CONSTRAINT outbox_messages_pkey PRIMARY KEY (id);
+ALTER TABLE store.outbox_messages
+    ADD CONSTRAINT outbox_messages_target_known CHECK ((target = ANY (ARRAY['jobs'::text, 'retries'::text, 'events'::text, 'dlq'::text]))) NOT VALID;
 ALTER TABLE ONLY store.purge_positions
     ADD CONSTRAINT purge_positions_pkey PRIMARY KEY (relation);
 ALTER TABLE ONLY store.refinery_schema_history
@@ -2855,12 +3072,16 @@ ALTER TABLE ONLY store.rejected_replays
     ADD CONSTRAINT rejected_replays_pkey PRIMARY KEY (tenant_id, source, provider_event_id);
 ALTER TABLE ONLY store.relay_sleepers
     ADD CONSTRAINT relay_sleepers_pkey PRIMARY KEY (relay_id);
+ALTER TABLE ONLY store.retry_policies
+    ADD CONSTRAINT retry_policies_key UNIQUE NULLS NOT DISTINCT (tenant_id, source);
 ALTER TABLE ONLY store.secret_usage
     ADD CONSTRAINT secret_usage_pkey PRIMARY KEY (secret_id);
 ALTER TABLE ONLY store.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY store.stripe_event_idempotency
     ADD CONSTRAINT stripe_event_idempotency_pkey PRIMARY KEY (tenant_id, source, provider_event_id);
+ALTER TABLE ONLY store.sweeps
+    ADD CONSTRAINT sweeps_pkey PRIMARY KEY (singleton);
 ALTER TABLE ONLY store.tenant_daily_quota_usage
     ADD CONSTRAINT tenant_daily_quota_usage_pkey PRIMARY KEY (tenant_id, day);
 ALTER TABLE ONLY store.tenant_provider_secrets
@@ -2895,6 +3116,10 @@ CREATE TRIGGER audit_seals_no_truncate BEFORE TRUNCATE ON store.audit_seals FOR 
 CREATE TRIGGER sources_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.sources FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenant_provider_secrets_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenant_provider_secrets FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
 CREATE TRIGGER tenants_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON store.tenants FOR EACH STATEMENT EXECUTE FUNCTION store.notify_config_change();
+ALTER TABLE ONLY store.retry_policies
+    ADD CONSTRAINT retry_policies_source_fkey FOREIGN KEY (source) REFERENCES store.sources(name);
+ALTER TABLE ONLY store.retry_policies
+    ADD CONSTRAINT retry_policies_tenant_fkey FOREIGN KEY (tenant_id) REFERENCES store.tenants(id);
 ALTER TABLE ONLY store.tenant_provider_secrets
     ADD CONSTRAINT tenant_provider_secrets_source_fkey FOREIGN KEY (source) REFERENCES store.sources(name);
 ALTER TABLE ONLY store.tenant_provider_secrets
@@ -2910,7 +3135,7 @@ REVOKE ALL ON FUNCTION relayforge.audit_digest(p_previous bytea, p_row store.adm
 REVOKE ALL ON FUNCTION relayforge.audit_jobs(p_actor text, p_action text, p_reason text, p_job_ids uuid[], p_outcomes text[], p_what text, p_attempts smallint[], p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.audit_verify(p_seq bigint, p_digest text, OUT verified bigint, OUT unsealed bigint, OUT seq bigint, OUT digest text, OUT broken_seq bigint, OUT broken_id uuid, OUT broken_why text, OUT late bigint) TO relayforge_dba;
-REVOKE ALL ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.backoff(p_base interval, p_cap interval, p_try integer, p_jitter double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.cancel_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.check_clock(p_now timestamp with time zone) FROM PUBLIC;
@@ -2944,6 +3169,8 @@ REVOKE ALL ON FUNCTION relayforge.expire_jobs(p_inbox_days integer, p_limit inte
 REVOKE ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.fail_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_errors text[], IN p_retryable boolean[], IN p_retry_after_seconds double precision[], IN p_max_attempts integer, IN p_backoff_base interval, IN p_backoff_cap interval, INOUT p_failed uuid[], INOUT p_outcomes text[], INOUT p_next_due timestamp with time zone, IN p_now timestamp with time zone, INOUT p_busy uuid[]) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.find_events(p_tenant_id uuid, p_source text, p_provider_event_ids text[], p_since timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE relayforge.hand_back_runs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_handed_back uuid[], IN p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.hand_back_runs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_handed_back uuid[], IN p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone) FROM PUBLIC;
@@ -2972,7 +3199,16 @@ REVOKE ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone)
 GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.policy_tenant(p_tenant text, p_source text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) FROM PUBLIC;
+GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_relay;
+GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_consumer;
+GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) TO relayforge_relay;
+GRANT ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) TO relayforge_consumer;
+GRANT ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[], p_sample_details text[], p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.record_rejections(p_causes text[], p_sources text[], p_tenant_ids uuid[], p_counts bigint[], p_samples bytea[], p_sample_details text[], p_now timestamp with time zone) TO relayforge_api;
 REVOKE ALL ON FUNCTION relayforge.record_secret_usage(p_secret_ids uuid[], p_uses bigint[], p_now timestamp with time zone) FROM PUBLIC;
@@ -2986,10 +3222,14 @@ REVOKE ALL ON FUNCTION relayforge.relay_wake(p_relay_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.relay_wake(p_relay_id uuid) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.release_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.remove_retry_policy(p_tenant text, p_source text, p_reason text, p_actor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.remove_retry_policy(p_tenant text, p_source text, p_reason text, p_actor text) TO relayforge_dba;
 REVOKE ALL ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) TO relayforge_consumer;
 REVOKE ALL ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.reprocess_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.requeue_runs(p_job_ids uuid[], p_why text, p_blameless boolean, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.retry_policy_of(p_tenant_id uuid, p_source text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.schema_code() FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_relay;
@@ -2997,12 +3237,15 @@ GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_consumer;
 GRANT ALL ON FUNCTION relayforge.schema_code() TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.seal_audit(p_lookback interval, p_limit integer, OUT sealed integer, OUT seq bigint, OUT digest text) TO relayforge_api;
-REVOKE ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone) TO relayforge_relay;
+REVOKE ALL ON FUNCTION relayforge.set_retry_policy(p_tenant text, p_source text, p_reason text, p_max_attempts integer, p_backoff_base interval, p_backoff_cap interval, p_jitter double precision, p_actor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.set_retry_policy(p_tenant text, p_source text, p_reason text, p_max_attempts integer, p_backoff_base interval, p_backoff_cap interval, p_jitter double precision, p_actor text) TO relayforge_dba;
+REVOKE ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone, p_blameless boolean[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone, p_blameless boolean[]) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
-REVOKE ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) FROM PUBLIC;
-GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone) TO relayforge_consumer;
+REVOKE ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone, p_not_within interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone, p_not_within interval) TO relayforge_consumer;
+GRANT ALL ON FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer, p_now timestamp with time zone, p_not_within interval) TO relayforge_relay;
 REVOKE ALL ON FUNCTION relayforge.tenant_of(p_tenant text) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.tenant_of(p_tenant text) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.upkeep_step(p_step text, p_not_within interval, p_now timestamp with time zone) FROM PUBLIC;
@@ -3018,6 +3261,7 @@ REVOKE ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_api;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_relay;
 GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_consumer;
+GRANT ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.write_audit(p_actor text, p_action text, p_target text, p_reason text, p_detail jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION store.notify_config_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION store.refuse_change() FROM PUBLIC;
@@ -3030,6 +3274,7 @@ GRANT SELECT ON TABLE relayforge.partition_health TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.queue_health TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.rejections TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.replays TO relayforge_dba;
+GRANT SELECT ON TABLE relayforge.retry_policies TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.schema_version TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.secret_usage TO relayforge_dba;
 GRANT SELECT ON TABLE relayforge.stuck_jobs TO relayforge_dba;

@@ -94,7 +94,12 @@ pub struct ConsumerConfig {
         default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub poison_starts: u16,
 
-    /// How long running jobs are waited for after SIGTERM, in milliseconds; what runs on is started anew elsewhere
+    /// How long a run may take, in milliseconds; one that takes longer is stopped and tried again, as if it had failed
+    #[arg(long = "CONSUMER__JOB_TIMEOUT_MS", env = "CONSUMER__JOB_TIMEOUT_MS", hide_env_values = true,
+        default_value_t = 900_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    pub job_timeout_ms: u64,
+
+    /// How long running jobs are waited for after SIGTERM, in milliseconds; what runs on is stopped and handed back
     #[arg(long = "CONSUMER__SHUTDOWN_MS", env = "CONSUMER__SHUTDOWN_MS", hide_env_values = true,
         default_value_t = 25_000, value_parser = clap::value_parser!(u64).range(0..=600_000))]
     pub shutdown_ms: u64,
@@ -113,6 +118,16 @@ impl ConsumerConfig {
 
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
+    }
+
+    pub(crate) fn job_timeout(&self) -> Duration {
+        Duration::from_millis(self.job_timeout_ms)
+    }
+
+    /// Runs of jobs that come back (retried, reprocessed, or held before) at once: half of the slots, so that a mass of
+    /// them leaves the other half to what is new.
+    pub(crate) fn retry_slots(&self) -> u16 {
+        (self.slots / 2).max(1)
     }
 
     pub(crate) fn shutdown(&self) -> Duration {
@@ -152,6 +167,8 @@ mod tests {
             (64, 5, 5)
         );
         assert_eq!(config.lease(), Duration::from_secs(30));
+        assert_eq!(config.job_timeout(), Duration::from_secs(900));
+        assert_eq!(config.retry_slots(), 32);
         assert_eq!(config.retry_policy().backoff_cap, Duration::from_secs(300));
         assert_eq!(config.listen.port(), 8082);
         // More than the connections that ask at once: starts, both outcomes, leases, sweeps, wakes.
@@ -169,6 +186,7 @@ mod tests {
             "--CONSUMER__BACKOFF_BASE_MS=1s",
             "--CONSUMER__BACKOFF_CAP_MS=999",
             "--CONSUMER__POISON_STARTS=0",
+            "--CONSUMER__JOB_TIMEOUT_MS=0",
             "--CONSUMER__SHUTDOWN_MS=-1",
         ] {
             let error = parse(&[flag]).unwrap_err();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use observability::admin::Readiness;
+use relay::backoff::Backoff;
 use sql::{DbError, Object, Pool};
 use tokio::time::timeout;
 
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 /// the bound of a server that has frozen, not of one that is slow.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Pause after a failed call: doubled from the first to the last. The last is far below a usual lease, so that leases
+/// Pauses after failed calls, from the first to the last. The last is far below a usual lease, so that leases
 /// are renewed before they end when the database was away for a moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -97,53 +98,16 @@ pub(crate) async fn persist<T, F>(mut call: impl FnMut() -> F) -> Result<T, DbEr
 where
     F: Future<Output = Result<T, DbError>>,
 {
-    let mut backoff = Backoff::default();
+    let mut backoff = backoff();
     loop {
         match call().await {
-            Err(error) if error.is_retryable() => backoff.pause().await,
+            Err(error) if error.is_retryable() => tokio::time::sleep(backoff.after_failure()).await,
             result => return result,
         }
     }
 }
 
-/// Pauses that double while something keeps failing.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(FIRST_PAUSE)
-    }
-}
-
-impl Backoff {
-    /// Waits, longer each time.
-    pub(crate) async fn pause(&mut self) {
-        tokio::time::sleep(self.next()).await;
-    }
-
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LAST_PAUSE);
-        pause
-    }
-
-    /// It has passed: the next failure pauses shortly again.
-    pub(crate) fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_their_cap_and_start_over() {
-        let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..7).map(|_| backoff.next().as_millis()).collect();
-        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
-        backoff.reset();
-        assert_eq!(backoff.next(), FIRST_PAUSE);
-    }
+/// The pauses between calls that fail.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LAST_PAUSE)
 }

@@ -1,43 +1,34 @@
-//! From message to start: takes deliveries of the work queue, has their jobs started, acknowledges them.
+//! From message to start: takes deliveries of the work queues, has their jobs started, acknowledges them.
 //!
-//! The only place that acknowledges or gives back a message. A message is acknowledged once its start is committed,
-//! whatever the answer was: from then on the lease guards the job, and the message has nothing more to say. It is
-//! never read for more than its ids. What is started runs in `execute.rs`.
+//! The only place that decides what a message is answered. It is acknowledged once its start is committed, whatever the
+//! answer was: from then on the lease guards the job, and the message has nothing more to say. It is never read for more
+//! than its ids. Which message comes next is in `subscription.rs`; what is started runs in `execute.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use amqprs::channel::{
-    BasicAckArguments, BasicConsumeArguments, BasicNackArguments, BasicQosArguments, Channel, ConsumerMessage,
-};
 use observability::propagation::sane_correlation_id;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use relay::amqp::AmqpError;
+use relay::backoff::Backoff;
 use relay::envelope::MessageId;
 use relay::session::Session;
+use relay::topology::Topology;
 use sql::jobs::{JobAttempt, Start, start_jobs};
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ConsumerConfig;
-use crate::database::{Backoff, CALL_TIMEOUT};
+use crate::database::{CALL_TIMEOUT, backoff};
 use crate::execute::Executor;
 use crate::finish::Writer;
+use crate::malformed::DeadLetters;
 use crate::metrics::metrics;
+use crate::subscription::{Receipt, Slot, Slots, Subscription, Taken};
 use crate::wake::Wake;
 
 /// Starts asked for in one call.
 const BATCH: usize = 256;
-
-/// Pause before a message is given back whose job somebody else holds.
-const LOCKED_PAUSE: Duration = Duration::from_millis(500);
-
-/// Characters that are logged of an id that can't be read.
-const EXCERPT_CHARS: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByOutcome {
@@ -50,7 +41,7 @@ metrics! {
         /// Messages by what the database made of their wish to start: started, busy, stale, held, final, poisoned,
         /// unknown, or locked (given back, to be asked for again)
         started("jobs_started"): Family<ByOutcome, Counter> = all_outcomes(),
-        /// Messages that name no job and attempt; they were logged and dropped
+        /// Messages that name no job and attempt; each has its copy in the dead-letter queue, with the reason
         malformed("messages_malformed"): Counter = Counter::default(),
     }
 }
@@ -65,20 +56,12 @@ fn all_outcomes() -> Family<ByOutcome, Counter> {
     family
 }
 
-/// A message that is not acknowledged yet.
-#[derive(Debug)]
+/// A message that is not acknowledged yet, and the slot that its run would have.
 struct Delivery {
-    tag: u64,
     asks: JobAttempt,
     correlation_id: Option<String>,
-}
-
-/// A consumer on one session.
-struct Subscription {
-    channel: Channel,
-    inbox: UnboundedReceiver<ConsumerMessage>,
-    /// Cancelled when the session ends: what is not acknowledged then is delivered again, to whomever.
-    ended: CancellationToken,
+    slot: Slot,
+    receipt: Receipt,
 }
 
 /// Takes work in, one session after the other, and holds the runs that came of it.
@@ -87,8 +70,9 @@ pub(crate) struct Intake {
     writer: Writer,
     executor: Executor,
     metrics: DeliveryMetrics,
+    dead_letters: Arc<DeadLetters>,
     config: ConsumerConfig,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     backoff: Backoff,
     runs: JoinSet<()>,
 }
@@ -98,25 +82,25 @@ impl Intake {
         writer: Writer,
         executor: Executor,
         metrics: DeliveryMetrics,
+        dead_letters: DeadLetters,
         config: ConsumerConfig,
     ) -> Self {
-        let slots = Arc::new(Semaphore::new(usize::from(config.slots)));
-        let (backoff, runs) = (Backoff::default(), JoinSet::new());
         Self {
             writer,
             executor,
             metrics,
+            dead_letters: Arc::new(dead_letters),
+            slots: Slots::new(&config),
             config,
-            slots,
-            backoff,
-            runs,
+            backoff: backoff(),
+            runs: JoinSet::new(),
         }
     }
 
-    /// Takes messages from `queue` until the session ends or `stop` is cancelled; then closes the session, which
-    /// returns what was not started. Runs go on.
-    pub(crate) async fn work(&mut self, session: Session, queue: &str, stop: &CancellationToken) {
-        match self.subscribe(&session, queue).await {
+    /// Takes messages until the session ends or `stop` is cancelled; then closes the session, which returns what was not
+    /// started. Runs go on.
+    pub(crate) async fn work(&mut self, session: Session, topology: &Topology, stop: &CancellationToken) {
+        match Subscription::open(&session, topology, &self.config).await {
             Ok(mut subscription) => while self.step(&mut subscription, stop).await.is_some() {},
             // The session's own log line says more.
             Err(error) => tracing::warn!(%error, "can't consume"),
@@ -129,73 +113,58 @@ impl Intake {
         while self.runs.join_next().await.is_some() {}
     }
 
-    async fn subscribe(&self, session: &Session, queue: &str) -> Result<Subscription, AmqpError> {
-        let lost = |error: amqprs::error::Error| AmqpError::Lost(error.to_string());
-        let channel = session.open_channel().await?;
-        // The one bound on what waits in this process.
-        let qos = BasicQosArguments::new(0, self.config.slots, false);
-        channel.basic_qos(qos).await.map_err(lost)?;
-        let consume = BasicConsumeArguments::new(queue, "").manual_ack(true).finish();
-        let (_, inbox) = channel.basic_consume_rx(consume).await.map_err(lost)?;
-        Ok(Subscription {
-            channel,
-            inbox,
-            ended: session.ended(),
-        })
-    }
-
     /// Starts what waits, once there is a slot for it. `None` when there is no more to take here.
     async fn step(&mut self, from: &mut Subscription, stop: &CancellationToken) -> Option<()> {
         // Finished runs stay in the set until they are taken out.
         while self.runs.try_join_next().is_some() {}
-        let slots = self.slots.clone();
-        let (slot, message) = tokio::select! {
+        let ended = from.ended().clone();
+        let first = tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            () = from.ended.cancelled() => return None,
-            next = async { Some((slots.acquire_owned().await.ok()?, from.inbox.recv().await?)) } => next?,
+            () = ended.cancelled() => return None,
+            taken = from.next(&self.slots) => taken?,
         };
-        let mut taken = vec![slot];
-        let mut held = Vec::new();
-        self.sort(message, &mut held, from).await;
+        let mut held: Vec<Delivery> = self.sort(first).into_iter().collect();
         while held.len() < BATCH {
-            if held.len() == taken.len() {
-                let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-                    break;
-                };
-                taken.push(slot);
-            }
-            let Ok(message) = from.inbox.try_recv() else { break };
-            self.sort(message, &mut held, from).await;
+            let Some(taken) = from.try_next(&self.slots) else {
+                break;
+            };
+            held.extend(self.sort(taken));
         }
-        self.start(held, taken, from, stop).await
+        self.start(held, &ended, stop).await
     }
 
-    /// Reads a message's ids. One that has none would come back for ever: it is dropped, and the log has what can be
-    /// said of it.
-    async fn sort(&self, message: ConsumerMessage, held: &mut Vec<Delivery>, from: &Subscription) {
-        let Some(deliver) = message.deliver else { return };
-        let tag = deliver.delivery_tag();
-        let properties = message.basic_properties.unwrap_or_default();
-        let id = properties.message_id().map_or("", String::as_str);
-        let correlation_id = properties.correlation_id().map_or("", String::as_str);
-        match id.parse::<MessageId>() {
-            Ok(MessageId { job_id, attempt }) => held.push(Delivery {
-                tag,
+    /// Reads a message's ids. One that has none would come back for ever: it is set aside.
+    fn sort(&mut self, taken: Taken) -> Option<Delivery> {
+        let Taken {
+            message,
+            slot,
+            receipt,
+        } = taken;
+        let properties = message.basic_properties.as_ref();
+        let id = properties.and_then(|properties| properties.message_id());
+        match id.map_or("", String::as_str).parse::<MessageId>() {
+            Ok(MessageId { job_id, attempt }) => Some(Delivery {
                 asks: JobAttempt { job_id, attempt },
-                correlation_id: Some(correlation_id.to_owned()).filter(|id| sane_correlation_id(id)),
+                correlation_id: properties
+                    .and_then(|properties| properties.correlation_id())
+                    .filter(|id| sane_correlation_id(id))
+                    .cloned(),
+                slot,
+                receipt,
             }),
-            Err(error) => {
-                self.metrics.malformed.inc();
-                tracing::error!(
-                    %error,
-                    message.id = excerpt(id),
-                    correlation_id = excerpt(correlation_id),
-                    message.bytes = message.content.map_or(0, |body| body.len()),
-                    message.redelivered = deliver.redelivered(),
-                    "dropped a message that names no job and attempt"
-                );
-                from.ack(tag).await;
+            Err(reason) => {
+                let (dead_letters, malformed) = (self.dead_letters.clone(), self.metrics.malformed.clone());
+                // Beside the work: a broker that takes no messages holds up this one only.
+                self.runs.spawn(async move {
+                    if dead_letters.take(&message, reason).await {
+                        malformed.inc();
+                        receipt.ack().await;
+                    } else {
+                        receipt.give_back_later().await;
+                    }
+                });
+                None
             }
         }
     }
@@ -205,8 +174,7 @@ impl Intake {
     async fn start(
         &mut self,
         mut held: Vec<Delivery>,
-        mut slots: Vec<OwnedSemaphorePermit>,
-        from: &Subscription,
+        ended: &CancellationToken,
         stop: &CancellationToken,
     ) -> Option<()> {
         let mut at_once = held.len();
@@ -219,13 +187,7 @@ impl Intake {
                 Ok(answers) => {
                     self.backoff.reset();
                     for (delivery, answer) in held.drain(..asks.len()).zip(answers) {
-                        let is_locked = matches!(answer, Start::Locked);
-                        self.answer(&delivery, answer, &mut slots);
-                        if is_locked {
-                            self.runs.spawn(from.give_back_later(delivery.tag));
-                        } else {
-                            from.ack(delivery.tag).await;
-                        }
+                        self.answer(delivery, answer).await;
                     }
                     continue;
                 }
@@ -238,23 +200,29 @@ impl Intake {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
-                () = from.ended.cancelled() => return None,
-                () = self.backoff.pause() => {}
+                () = ended.cancelled() => return None,
+                () = tokio::time::sleep(self.backoff.after_failure()) => {}
             }
             // One that can't be started must not hold up the others: each is tried by itself, and goes back.
             if refused && asks.len() == 1 {
-                from.give_back(held.remove(0).tag).await;
+                held.remove(0).receipt.give_back().await;
             }
             at_once = if refused { 1 } else { at_once };
         }
         Some(())
     }
 
-    fn answer(&mut self, delivery: &Delivery, answer: Start, slots: &mut Vec<OwnedSemaphorePermit>) {
+    /// Does what a start was answered with, and answers the broker.
+    async fn answer(&mut self, delivery: Delivery, answer: Start) {
+        let Delivery {
+            asks: JobAttempt { job_id, attempt },
+            correlation_id,
+            slot,
+            receipt,
+        } = delivery;
         let outcome = match answer {
             Start::Started(job) => {
-                // There is one for each delivery.
-                self.executor.launch(*job, slots.pop(), &mut self.runs);
+                self.executor.launch(*job, slot, &mut self.runs);
                 "started"
             }
             Start::Busy => "busy",
@@ -266,63 +234,18 @@ impl Intake {
             Start::Locked => "locked",
         };
         self.metrics.started.get_or_create(&ByOutcome { outcome }).inc();
+        if outcome == "locked" {
+            self.runs.spawn(receipt.give_back_later());
+        } else {
+            receipt.ack().await;
+        }
         if outcome == "started" {
             return;
         }
-        let JobAttempt { job_id, attempt } = delivery.asks;
         if outcome == "poisoned" {
             self.writer.tally.dead_lettered(1);
             self.writer.waker.wish(Wake::Now);
         }
-        let correlation_id = &delivery.correlation_id;
         tracing::info!(correlation_id, job.id = %job_id, attempt, outcome, "a message started nothing");
-    }
-}
-
-impl Subscription {
-    /// Tells the broker to forget a message. If it can't be told, the session is about to end, and the message comes
-    /// again and finds its job started.
-    async fn ack(&self, tag: u64) {
-        let ack = self.channel.basic_ack(BasicAckArguments::new(tag, false));
-        // A connection that nobody reads holds up whoever writes to it.
-        let _ = self.ended.run_until_cancelled(ack).await;
-    }
-
-    /// Has the broker deliver a message again.
-    async fn give_back(&self, tag: u64) {
-        give_back(&self.channel, &self.ended, tag).await;
-    }
-
-    /// The same after a pause, during which the message counts as one that waits in this process.
-    fn give_back_later(&self, tag: u64) -> impl Future<Output = ()> + use<> {
-        let (channel, ended) = (self.channel.clone(), self.ended.clone());
-        async move {
-            let _ = ended.run_until_cancelled(tokio::time::sleep(LOCKED_PAUSE)).await;
-            give_back(&channel, &ended, tag).await;
-        }
-    }
-}
-
-async fn give_back(channel: &Channel, ended: &CancellationToken, tag: u64) {
-    let nack = channel.basic_nack(BasicNackArguments::new(tag, false, true));
-    let _ = ended.run_until_cancelled(nack).await;
-}
-
-/// The start of a stranger's text, with everything unprintable escaped.
-fn excerpt(text: &str) -> String {
-    text.chars()
-        .take(EXCERPT_CHARS)
-        .flat_map(char::escape_debug)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_excerpt_is_short_and_printable() {
-        assert_eq!(excerpt("a\n\u{0}b"), "a\\n\\0b");
-        assert_eq!(excerpt(&"x".repeat(500)).len(), EXCERPT_CHARS);
     }
 }

@@ -4,7 +4,7 @@
 //! is written by `finish.rs`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use observability::propagation::TraceContext;
 use prometheus_client::metrics::histogram::Histogram;
@@ -39,6 +39,8 @@ pub(crate) struct Executor {
     pub(crate) leases: Leases,
     pub(crate) finisher: Finisher,
     pub(crate) metrics: RunMetrics,
+    /// How long a handler may take.
+    pub(crate) timeout: Duration,
     /// Ended runs per minute, written by `service.rs`.
     pub(crate) traffic: Arc<Traffic>,
 }
@@ -113,6 +115,7 @@ impl Executor {
                 Verdict::Outcome(joined.unwrap_or_else(Outcome::of_broken_handler))
             }
             () = lease.lost() => Verdict::Lost,
+            () = tokio::time::sleep(self.timeout) => Verdict::Outcome(Outcome::timed_out(self.timeout)),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::database::{Backoff, CALL_TIMEOUT, Database};
+use crate::database::{CALL_TIMEOUT, Database, backoff};
 use crate::metrics::metrics;
 
 /// Renewals within the time of one lease: two may fail before it ends.
@@ -99,24 +99,19 @@ impl Leases {
         }
     }
 
-    /// How many runs there are.
-    pub(crate) fn count(&self) -> usize {
-        self.lock().len()
-    }
-
     /// Renews the leases of what is on the list, for good.
     pub(crate) async fn keep(self, database: Database, lease: Duration) {
         let period = lease / RENEWALS_PER_LEASE;
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut backoff = Backoff::default();
+        let mut backoff = backoff();
         loop {
             ticks.tick().await;
             while let Err(error) = self.renew(&database, lease, period).await {
                 if !error.is_retryable() {
                     tracing::error!(%error, "leases can't be renewed");
                 }
-                backoff.pause().await;
+                tokio::time::sleep(backoff.after_failure()).await;
             }
             backoff.reset();
         }
@@ -140,7 +135,8 @@ impl Leases {
         Ok(())
     }
 
-    fn runs(&self) -> Vec<Run> {
+    /// The runs that there are.
+    pub(crate) fn runs(&self) -> Vec<Run> {
         let held = self.lock();
         held.iter()
             .map(|(job_id, held)| Run {

@@ -11,10 +11,12 @@ mod execute;
 mod finish;
 pub mod jobs;
 mod leases;
+mod malformed;
 mod metrics;
 pub mod outcome;
 pub mod registry;
 mod service;
+mod subscription;
 mod sweeper;
 mod wake;
 

@@ -53,6 +53,14 @@ impl Outcome {
         }
     }
 
+    /// The verdict on a handler that was stopped because it took too long.
+    pub(crate) fn timed_out(after: Duration) -> Self {
+        Self::retry(format_args!(
+            "the run took longer than CONSUMER__JOB_TIMEOUT_MS, {} ms, and was stopped",
+            after.as_millis()
+        ))
+    }
+
     /// The verdict on a handler that has none: it panicked, or its task was ended under it.
     pub(crate) fn of_broken_handler(error: JoinError) -> Self {
         let Ok(panic) = error.try_into_panic() else {

@@ -13,24 +13,29 @@ use prometheus_client::registry::Registry as MetricRegistry;
 use relay::amqp::AmqpError;
 use relay::supervisor::Supervisor;
 use sql::DbError;
+use sql::jobs::{Run, hand_back_runs};
 use sql::operators::check_schema;
 use sql::traffic::Traffic;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
-use crate::database::{Backoff, CALL_TIMEOUT, Database};
+use crate::database::{CALL_TIMEOUT, Database, backoff};
 use crate::delivery::{DeliveryMetrics, Intake};
 use crate::execute::{Executor, RunMetrics};
 use crate::finish::{Finisher, Writer};
 use crate::leases::Leases;
+use crate::malformed::DeadLetters;
 use crate::outcome::Tally;
 use crate::registry::Registry;
 use crate::sweeper::{SweepMetrics, Sweeper};
-use crate::wake::Waker;
+use crate::wake::{Wake, Waker};
 
 /// What the broker and `pg_stat_activity` list this process as.
 const NAME: &str = "relayforge-consumer";
+
+/// The same, for the connection that malformed messages are set aside on.
+const COPIES_NAME: &str = "relayforge-consumer copies";
 
 /// Bound of each of the last calls, after all else has ended.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -60,6 +65,8 @@ pub struct Service {
     readiness: Readiness,
     database: Database,
     supervisor: Supervisor,
+    /// Of the connection for malformed messages, until the service runs.
+    copies: Option<Supervisor>,
     counts: Counts,
     traffic: Arc<Traffic>,
     admin: AdminServer,
@@ -102,7 +109,14 @@ impl Service {
     pub fn bind(config: Config, registry: Registry) -> Result<Self, ServiceError> {
         let readiness = Readiness::new(&["database", "schema", "broker"]);
         let pool = sql::pool::connect(&config.database, NAME)?;
-        let supervisor = Supervisor::new(&config.amqp, NAME, readiness.clone())?;
+        let repair = relay::service::repair(pool.clone());
+        let supervisor = Supervisor::new(&config.amqp, NAME, readiness.clone(), Some(repair))?;
+        let copies = Some(Supervisor::new(
+            &config.amqp,
+            COPIES_NAME,
+            Readiness::new(&[]),
+            None,
+        )?);
         let mut metric_registry = metrics::registry();
         let counts = Counts::registered(&mut metric_registry);
         let stop = CancellationToken::new();
@@ -114,6 +128,7 @@ impl Service {
             database: Database::new(pool, readiness.clone()),
             readiness,
             supervisor,
+            copies,
             counts,
             traffic: Arc::default(),
             admin,
@@ -129,7 +144,8 @@ impl Service {
 
     /// Runs jobs until `stop` is cancelled. Then, in this order: it reports that it drains, takes no more messages,
     /// gives back those it has not started, waits for the running jobs for at most `CONSUMER__SHUTDOWN_MS`, and ends.
-    /// A job that runs on is abandoned; its lease runs out and another consumer starts it anew.
+    /// What runs on is stopped and handed back, so that another consumer starts it at once; if the database can't be told,
+    /// it is when the lease has run out.
     ///
     /// Dropping the future abandons all at once, as if the process had died.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -150,10 +166,12 @@ impl Service {
         let deadline = async {
             draining.cancelled().await;
             tokio::time::sleep(patience).await;
+            leases.runs()
         };
         tokio::select! {
             () = self.work(&waker, &mut tasks, &draining) => tracing::info!("all runs have ended"),
-            () = deadline => tracing::warn!(runs = leases.count(), "abandoned what still runs"),
+            // Their handlers are stopped by now: the future that held them is gone.
+            runs = deadline => hand_back(&runs, &database, &waker).await,
         }
         // What the last failures wrote; a relay that is not told polls.
         let _ = tokio::time::timeout(LAST_CALL, waker.fulfil(&database)).await;
@@ -169,16 +187,17 @@ impl Service {
         if !schema_is_there(&self.database, &self.readiness, draining).await {
             return;
         }
-        let mut intake = self.start(waker, tasks);
-        let queue = self.supervisor.topology().jobs.clone();
+        let Some(copies) = self.copies.take() else { return };
+        let mut intake = self.start(DeadLetters::new(copies), waker, tasks);
+        let topology = self.supervisor.topology().clone();
         while let Some(session) = self.supervisor.connect(draining).await {
-            intake.work(session, &queue, draining).await;
+            intake.work(session, &topology, draining).await;
         }
         intake.drain().await;
     }
 
     /// Starts what runs beside the intake.
-    fn start(&self, waker: &Waker, tasks: &mut JoinSet<()>) -> Intake {
+    fn start(&self, dead_letters: DeadLetters, waker: &Waker, tasks: &mut JoinSet<()>) -> Intake {
         let (settings, counts, database) = (&self.config.consumer, &self.counts, &self.database);
         let writer = Writer {
             database: database.clone(),
@@ -191,20 +210,44 @@ impl Service {
             waker: waker.clone(),
             tally: counts.tally.clone(),
             metrics: counts.sweeps.clone(),
-            poison_starts: settings.poison_starts,
         };
         let executor = Executor {
             registry: self.registry.clone(),
             leases: counts.leases.clone(),
             finisher: Finisher::start(&writer, settings.slots, tasks),
             metrics: counts.runs.clone(),
+            timeout: settings.job_timeout(),
             traffic: Arc::clone(&self.traffic),
         };
         tasks.spawn(keep_traffic_written(Arc::clone(&self.traffic), database.clone()));
         tasks.spawn(sweeper.work(settings.lease()));
         tasks.spawn(counts.leases.clone().keep(database.clone(), settings.lease()));
         tasks.spawn(waker.clone().work(database.clone()));
-        Intake::new(writer, executor, counts.deliveries.clone(), settings.clone())
+        Intake::new(
+            writer,
+            executor,
+            counts.deliveries.clone(),
+            dead_letters,
+            settings.clone(),
+        )
+    }
+}
+
+/// Puts the jobs of runs that will not be finished in the outbox again.
+async fn hand_back(runs: &[Run], database: &Database, waker: &Waker) {
+    let call = async |client: &sql::Object| hand_back_runs(client, runs).await;
+    match database.call(LAST_CALL, call).await {
+        Ok(jobs) => {
+            tracing::warn!(
+                runs = runs.len(),
+                handed_back = jobs.len(),
+                "handed back what still ran"
+            );
+            waker.wish(Wake::Now);
+        }
+        Err(error) => {
+            tracing::warn!(%error, runs = runs.len(), "abandoned what still ran: its leases run out");
+        }
     }
 }
 
@@ -230,7 +273,7 @@ async fn write_traffic(traffic: &Traffic, database: &Database) {
 
 /// Waits until the database has what this binary calls. `false` once `stop` is cancelled.
 async fn schema_is_there(database: &Database, readiness: &Readiness, stop: &CancellationToken) -> bool {
-    let mut backoff = Backoff::default();
+    let mut backoff = backoff();
     loop {
         let check = async |client: &sql::Object| check_schema(client).await;
         match database.call(CALL_TIMEOUT, check).await {
@@ -244,7 +287,11 @@ async fn schema_is_there(database: &Database, readiness: &Readiness, stop: &Canc
                 tracing::warn!(%error, "can't start before the schema is there");
             }
         }
-        if stop.run_until_cancelled(backoff.pause()).await.is_none() {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(backoff.after_failure()))
+            .await
+            .is_none()
+        {
             return false;
         }
     }

@@ -86,6 +86,9 @@ pub enum AmqpError {
         /// The broker's text, and what to do about it.
         reason: String,
     },
+    /// A queue of ours is gone, and what was in it can't be written anew yet.
+    #[error("a work queue is missing, and its messages can't be written anew: {0}")]
+    Repair(String),
     /// Connected, but gone before the next step was done.
     #[error("the broker connection was lost: {0}")]
     Lost(String),

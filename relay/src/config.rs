@@ -132,7 +132,7 @@ mod tests {
             ("RELAY__LISTEN", "8081"),
             ("RELAY__INFLIGHT", "0"),
             ("RELAY__CONFIRM_TIMEOUT_MS", "60000"),
-            ("DATABASE__MAX_CONNECTIONS", "4"),
+            ("DATABASE__MAX_CONNECTIONS", "8"),
             ("DATABASE__URL", "nonsense://hunter2"),
             ("AMQP__URL", "http://hunter2@localhost"),
             ("AMQP__PREFIX", "Not Allowed"),

@@ -8,18 +8,26 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use sql::low_water::LowWaterMark;
-use sql::outbox::{ClaimedMessage, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox};
-use sql::{DbError, Pool};
-use tokio::time::{Instant, timeout};
+use sql::outbox::{
+    ClaimedMessage, Deferred, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox,
+};
+use sql::{DbError, Object, Pool};
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::envelope::envelope;
+use crate::kept::Turn;
 use crate::metrics::{RelayMetrics, outcome_label};
 use crate::outgoing::PublishOutcome;
 use crate::publisher::Publisher;
 use crate::topology::Topology;
 
-/// Back-off of a message that the broker did not take: doubles from the first to the last.
+/// Longest that a cycle's transaction is open: the claim, the confirms (`claim_timeout` at most) and the settlement. A
+/// database that is frozen ends it no earlier; one that lives ends an idle one after 15 s by itself.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(20);
+
+/// Back-off of a message that the broker did not take: doubles from the first to the last. One that was lost with its
+/// connection waits for the first only.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
 const BACKOFF_CAP: Duration = Duration::from_secs(60);
 
@@ -44,6 +52,9 @@ pub enum CycleError {
     /// The broker kept the batch too long.
     #[error("the broker did not settle the batch in time")]
     Stalled,
+    /// The database did.
+    #[error("the database did not settle the batch in time")]
+    Frozen,
 }
 
 /// What the cycles of one target share.
@@ -81,22 +92,36 @@ impl Drain {
         self.target
     }
 
-    /// Claims what is due, publishes it and settles it.
+    /// Claims what is due, publishes it and settles it; a probe takes one message.
     ///
     /// # Errors
     /// [`CycleError`]: nothing is settled; what was published is published again.
-    pub async fn run_cycle(&self, pool: &Pool, publisher: &Publisher) -> Result<Cycle, CycleError> {
+    pub async fn run_cycle(&self, pool: &Pool, turn: &Turn) -> Result<Cycle, CycleError> {
         let mut client = pool.get().await.map_err(DbError::from)?;
+        let deadline = Instant::now() + TRANSACTION_LIMIT;
+        match timeout_at(deadline, self.run_on(&mut client, turn)).await {
+            Ok(ran) => ran,
+            Err(_) => {
+                // Its next user would wait for the answer that we have given up; and what it has claimed is free once it
+                // is gone.
+                drop(Object::take(client));
+                Err(CycleError::Frozen)
+            }
+        }
+    }
+
+    async fn run_on(&self, client: &mut Object, turn: &Turn) -> Result<Cycle, CycleError> {
         let transaction = client.transaction().await.map_err(DbError::from)?;
         let from = self.mark().claim_from(Instant::now());
-        let claimed = claim_outbox(&transaction, self.target, self.batch_items, from).await?;
+        let limit = if turn.is_probe() { 1 } else { self.batch_items };
+        let claimed = claim_outbox(&transaction, self.target, limit, from).await?;
         let Some(last) = claimed.last() else {
             transaction.rollback().await.map_err(DbError::from)?;
             return Ok(Cycle::Idle);
         };
         self.mark().claimed_to(last.next_attempt_at);
         // A dropped transaction rolls back: the rows are free again.
-        let (settlement, abandoned) = timeout(self.claim_timeout, self.publish(publisher, &claimed))
+        let (settlement, abandoned) = timeout(self.claim_timeout, self.publish(&turn.publisher, &claimed))
             .await
             .map_err(|_| CycleError::Stalled)?;
         settle_outbox(&transaction, &settlement, BACKOFF_BASE, BACKOFF_CAP).await?;
@@ -104,7 +129,7 @@ impl Drain {
         self.metrics
             .batch_settled(self.target, settlement.confirmed.len());
         if !abandoned.is_empty() {
-            abandon_outbox(&client, &abandoned).await?;
+            abandon_outbox(client, &abandoned).await?;
         }
         Ok(Cycle::Settled(claimed.len()))
     }
@@ -124,7 +149,7 @@ impl Drain {
                     messages.push(message);
                     sent.push(row);
                 }
-                Err(reason) => self.abandon(row, reason, &mut abandoned),
+                Err(reason) => self.abandon(row, reason, "unpublishable", &mut abandoned),
             }
         }
         for (row, outcome) in sent.into_iter().zip(publisher.publish_batch(messages).await) {
@@ -135,29 +160,46 @@ impl Drain {
                     self.metrics.not_published(self.target, "unheard");
                     settlement.confirmed.push(row.id);
                 }
-                PublishOutcome::Refused(reason) => self.abandon(row, reason, &mut abandoned),
-                other if self.is_given_up(row) => self.abandon(row, other.to_string(), &mut abandoned),
+                PublishOutcome::Refused(reason) => {
+                    self.abandon(row, reason, "unpublishable", &mut abandoned);
+                }
+                other if self.is_given_up(row) => {
+                    self.abandon(row, other.to_string(), "dropped", &mut abandoned);
+                }
                 other => {
                     self.metrics.not_published(self.target, outcome_label(&other));
-                    settlement.deferred.push((row.id, other.to_string()));
+                    settlement.deferred.push(Deferred {
+                        id: row.id,
+                        error: other.to_string(),
+                        blameless: matches!(other, PublishOutcome::Lost(_) | PublishOutcome::TimedOut),
+                    });
+                    if matches!(other, PublishOutcome::Returned { .. }) {
+                        publisher.give_up("a queue of ours is gone");
+                    }
                 }
             }
         }
-        if let Some((_, reason)) = settlement.deferred.first() {
+        if let Some(first) = settlement.deferred.first() {
             tracing::warn!(
                 outbox.target = self.target.as_str(),
                 messages = settlement.deferred.len(),
-                reason,
+                reason = first.error,
                 "messages were put off"
             );
         }
         (settlement, abandoned)
     }
 
-    fn abandon(&self, row: &ClaimedMessage, reason: String, abandoned: &mut Vec<(Uuid, String)>) {
+    fn abandon(
+        &self,
+        row: &ClaimedMessage,
+        reason: String,
+        outcome: &'static str,
+        abandoned: &mut Vec<(Uuid, String)>,
+    ) {
         tracing::error!(outbox.target = self.target.as_str(), outbox.id = %row.id, job.id = %row.job_id,
-            event.id = %row.event_id, reason, "a message is given up");
-        self.metrics.not_published(self.target, "unpublishable");
+            event.id = %row.event_id, outcome, reason, "a message is given up");
+        self.metrics.not_published(self.target, outcome);
         abandoned.push((row.id, reason));
     }
 

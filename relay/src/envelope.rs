@@ -125,7 +125,7 @@ fn message_id(claimed: &ClaimedMessage, target: Target) -> String {
     match target {
         // To strangers it is the event that counts: the same id, however often it is published.
         Target::Events => claimed.event_id.to_string(),
-        Target::Jobs | Target::Dlq => MessageId {
+        Target::Jobs | Target::Retries | Target::Dlq => MessageId {
             job_id: claimed.job_id,
             attempt: i32::from(claimed.attempt),
         }
@@ -136,6 +136,7 @@ fn message_id(claimed: &ClaimedMessage, target: Target) -> String {
 fn route(event: &StoredEvent, target: Target, topology: &Topology) -> (String, String) {
     match target {
         Target::Jobs => (String::new(), topology.jobs.clone()),
+        Target::Retries => (String::new(), topology.retries.clone()),
         Target::Dlq => (String::new(), topology.dlq.clone()),
         Target::Events => (
             topology.events.clone(),

@@ -40,6 +40,7 @@ pub struct RelayMetrics {
     published: Family<TargetLabel, Counter>,
     not_published: Family<OutcomeLabels, Counter>,
     batches: Family<TargetLabel, Counter>,
+    rescued: Counter,
     /// For how long there are partitions.
     pub(crate) horizon: PartitionHorizon,
     scraped: Arc<AtomicBool>,
@@ -60,13 +61,18 @@ impl RelayMetrics {
         );
         registry.register(
             "outbox_not_published",
-            "Messages that were put off (nacked, returned, lost, timed_out) or given up (unpublishable, unheard), by target",
+            "Messages that were put off (nacked, returned, lost, timed_out) or given up (unpublishable, dropped, unheard), by target",
             self.not_published.clone(),
         );
         registry.register(
             "outbox_batches",
             "Batches claimed and settled, by target",
             self.batches.clone(),
+        );
+        registry.register(
+            "jobs_rescued",
+            "Jobs whose lease had run out and that this process put in the outbox again",
+            self.rescued.clone(),
         );
         self.horizon.register(&mut registry);
         let (encode, scraped) = (
@@ -85,6 +91,10 @@ impl RelayMetrics {
         };
         self.batches.get_or_create(&label).inc();
         self.published.get_or_create(&label).inc_by(confirmed as u64);
+    }
+
+    pub(crate) fn jobs_rescued(&self, jobs: u32) {
+        self.rescued.inc_by(jobs.into());
     }
 
     pub(crate) fn not_published(&self, target: Target, outcome: &'static str) {

@@ -2,23 +2,22 @@
 //!
 //! Owns one confirm channel, the window of messages in flight and their time-out. Does not own retries: a
 //! message that is not confirmed stays where it came from. What a message may hold is in `outgoing.rs`,
-//! connections come from `session.rs`.
+//! connections come from `session.rs`; `kept.rs` has a publisher on whichever session is up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use amqprs::BasicProperties;
 use amqprs::channel::{BasicPublishArguments, Channel, ConfirmSelectArguments};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::AmqpError;
 use crate::outgoing::{Outgoing, PublishOutcome, basic_properties, check, publish_tag};
 use crate::session::{CLOSED_HERE, Confirms, End, Session};
-use crate::supervisor::Supervisor;
 
 /// Messages in flight at once. More than 1000 gains nothing, and it stays below the 8192 frames that the
 /// client library queues, so that handing one over never waits.
@@ -30,6 +29,7 @@ const WINDOW: usize = 1000;
 pub struct Publisher {
     queue: mpsc::Sender<Command>,
     window: Arc<Semaphore>,
+    book: Arc<Book>,
     end: Arc<End>,
 }
 
@@ -66,13 +66,18 @@ impl Publisher {
         let task = Task {
             channel,
             commands,
-            book,
+            book: book.clone(),
             window: window.clone(),
             end: end.clone(),
             confirm_timeout,
         };
         tokio::spawn(task.run());
-        Ok(Self { queue, window, end })
+        Ok(Self {
+            queue,
+            window,
+            book,
+            end,
+        })
     }
 
     /// Publishes one message and waits for the broker's answer, which is there within the confirm time-out
@@ -92,6 +97,25 @@ impl Publisher {
             outcomes.push(ticket.outcome(&self.end).await);
         }
         outcomes
+    }
+
+    /// Ends the session, for a reason that its next one mends: the topology is declared anew then.
+    pub fn give_up(&self, reason: &str) {
+        self.end.come(reason);
+    }
+
+    /// Waits until the broker has answered for a message of this session, whatever the answer was.
+    pub(crate) async fn answered(&self) {
+        self.book.answered.cancelled().await;
+    }
+
+    pub(crate) fn has_answered(&self) -> bool {
+        self.book.answered.is_cancelled()
+    }
+
+    /// Whether a message of this session had no answer in time.
+    pub(crate) fn has_timed_out(&self) -> bool {
+        self.book.timed_out.load(Ordering::Relaxed)
     }
 
     /// Whether its session has ended: nothing can be published on it any more.
@@ -134,7 +158,12 @@ fn lost(end: &End) -> PublishOutcome {
 
 /// The messages in flight, by delivery tag: the broker counts the messages of a channel from 1, and so do we.
 #[derive(Debug, Default)]
-struct Book(Mutex<Entries>);
+struct Book {
+    entries: Mutex<Entries>,
+    /// Cancelled with the first answer.
+    answered: CancellationToken,
+    timed_out: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -153,7 +182,7 @@ struct Entry {
 
 impl Book {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(
@@ -211,6 +240,7 @@ impl Entry {
 
 impl Confirms for Book {
     fn ack(&self, tag: u64, multiple: bool) {
+        self.answered.cancel();
         for mut entry in self.take(tag, multiple) {
             let outcome = match entry.returned.take() {
                 None => PublishOutcome::Confirmed,
@@ -224,6 +254,7 @@ impl Confirms for Book {
     }
 
     fn nack(&self, tag: u64, multiple: bool) {
+        self.answered.cancel();
         for entry in self.take(tag, multiple) {
             entry.answer(PublishOutcome::Nacked);
         }
@@ -248,6 +279,7 @@ async fn watch_deadlines(book: Arc<Book>, end: Arc<End>, timeout: Duration) {
             now = ticks.tick() => if book.is_overdue(now) {
                 // Taken before the end comes, which answers all others; answered after it, so that who hears
                 // of a time-out finds the publisher lost.
+                book.timed_out.store(true, Ordering::Relaxed);
                 let unanswered = book.take_all();
                 end.come(format!("no confirm in {} ms: blocked by an alarm, or stalled", timeout.as_millis()));
                 for entry in unanswered {
@@ -319,44 +351,4 @@ impl Task {
             .finish();
         self.channel.basic_publish(properties, message.body, route).await
     }
-}
-
-/// The publisher of whichever session is up; clones share it.
-#[derive(Clone, Debug)]
-pub struct KeptPublisher(watch::Receiver<Option<Publisher>>);
-
-impl KeptPublisher {
-    /// The publisher, once there is one. `None` after the end of the task of [`keep`].
-    pub async fn current(&mut self) -> Option<Publisher> {
-        let live = |publisher: &Option<Publisher>| publisher.as_ref().is_some_and(|live| !live.is_lost());
-        self.0.wait_for(live).await.ok()?.clone()
-    }
-}
-
-/// Keeps a publisher open on one session after the other, until `stop` is cancelled: to be done after the
-/// last message has its outcome, because what is in flight then is lost. The task ends with the connection
-/// closed.
-pub fn keep(
-    mut supervisor: Supervisor,
-    confirm_timeout: Duration,
-    stop: CancellationToken,
-) -> (KeptPublisher, JoinHandle<()>) {
-    let (current, publisher) = watch::channel(None);
-    let task = tokio::spawn(async move {
-        while let Some(session) = supervisor.connect(&stop).await {
-            let started = tokio::select! {
-                biased;
-                () = stop.cancelled() => continue,
-                started = Publisher::start(&session, confirm_timeout) => started,
-            };
-            // Its error is the session's end, which the supervisor logs.
-            let Ok(publisher) = started else { continue };
-            current.send_replace(Some(publisher));
-            tokio::select! {
-                _ = session.lost() => { current.send_replace(None); }
-                () = stop.cancelled() => session.close().await,
-            }
-        }
-    });
-    (KeptPublisher(publisher), task)
 }

@@ -9,28 +9,34 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use observability::admin::{self, Readiness};
-use sql::outbox::{LowWater, OUTBOX_CHANNEL, Target, outbox_next_due, relay_sleep, relay_wake};
+use sql::jobs::{Swept, sweep_leases};
+use sql::outbox::{
+    LowWater, OUTBOX_CHANNEL, Target, outbox_next_due, rebuild_broker, relay_sleep, relay_wake, wake_relays,
+};
 use sql::pool::Listener;
-use sql::{DbError, Pool, upkeep};
+use sql::{DbError, Pool, sweeper, upkeep};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::cycle::{Cycle, Drain};
+use crate::kept::{KeptPublisher, keep};
 use crate::metrics::RelayMetrics;
-use crate::publisher::{KeptPublisher, keep};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Repair, Supervisor};
 
-/// Connections beside the lanes of work messages: one lane each for events and copies, the sleeper, the rest.
-pub(crate) const OTHER_CONNECTIONS: u16 = 4;
+/// Connections beside the lanes of fresh work: one lane each for retries, events and copies, the sleeper, the rest.
+pub(crate) const OTHER_CONNECTIONS: u16 = 5;
 
-/// Pause after the database or the broker failed a cycle.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Pauses after the database or the broker failed a cycle, or the sleeper.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Pause after something was due that may be another relay's, or still our own lanes'.
+/// Pause after something was due that may be another relay's, still our own lanes', or the broker's not to take; longer each
+/// time in a row, up to the poll.
 const PAUSE_WHEN_DUE: Duration = Duration::from_millis(100);
 
 /// How long the sleeper waits for all lanes; one that hangs on its broker must not hold up the others' wake-up.
@@ -85,16 +91,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let publishers_stop = CancellationToken::new();
     let broker_readiness = readiness.clone();
-    let supervisor = |name, readiness| Supervisor::new(&config.amqp, name, readiness);
+    let supervisor = |name, readiness, repair| Supervisor::new(&config.amqp, name, readiness, repair);
     let timeout = config.relay.confirm_timeout();
     let (work, work_task) = keep(
-        supervisor("relayforge-relay", broker_readiness)?,
+        supervisor("relayforge-relay", broker_readiness, Some(repair(pool.clone())))?,
         timeout,
         publishers_stop.clone(),
     );
     // On a connection of their own: a stranger's queue that slows the broker down slows this one only.
     let (events, events_task) = keep(
-        supervisor("relayforge-relay events", Readiness::new(&[]))?,
+        supervisor("relayforge-relay events", Readiness::new(&[]), None)?,
         timeout,
         publishers_stop.clone(),
     );
@@ -106,7 +112,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     };
     let lanes = TaskTracker::new();
     start_lanes(&config, &shared, &lanes, &work, &events, &metrics);
-    let upkeep_tasks = start_upkeep(&config, &pool, &readiness, &metrics, &stop);
+    let upkeep_tasks = start_upkeep(&config, &shared, &readiness, &metrics);
     lanes.spawn(sleep_for_all(shared, config));
 
     stop.cancelled().await;
@@ -143,7 +149,7 @@ fn start_lanes(
         ));
         let (count, publisher) = match target {
             Target::Jobs => (config.relay.inflight, work),
-            Target::Dlq => (1, work),
+            Target::Retries | Target::Dlq => (1, work),
             Target::Events => (1, events),
         };
         for _ in 0..count {
@@ -152,14 +158,52 @@ fn start_lanes(
     }
 }
 
+/// What a broker that has lost a work queue is mended with.
+pub fn repair(pool: Pool) -> Repair {
+    Repair::new(move || {
+        let pool = pool.clone();
+        async move {
+            let rebuilt = async { rebuild_broker(&pool.get().await?).await };
+            let messages = rebuilt.await.map_err(|error: DbError| error.to_string())?;
+            tracing::warn!(messages, "the messages of all open jobs are in the outbox");
+            Ok(())
+        }
+    })
+}
+
+/// Takes jobs over whose lease has run out, and has their messages published.
+async fn sweep(shared: Shared, metrics: RelayMetrics) {
+    let call = |limit, not_within| {
+        let pool = shared.pool.clone();
+        async move {
+            let client = pool.get().await?;
+            let swept = sweep_leases(&client, limit, not_within).await?;
+            if swept != Swept::default() {
+                // Other relays are told too, and may be quicker. One that is not polls.
+                let _ = wake_relays(&client, None).await;
+            }
+            Ok(swept)
+        }
+    };
+    let report = |swept: Swept| {
+        metrics.jobs_rescued(swept.rescued);
+        shared.next_round();
+    };
+    shared
+        .stop
+        .run_until_cancelled(sweeper::keep(sweeper::LONGEST_PERIOD, call, report))
+        .await;
+}
+
 fn start_upkeep(
     config: &Config,
-    pool: &Pool,
+    shared: &Shared,
     readiness: &Readiness,
     metrics: &RelayMetrics,
-    stop: &CancellationToken,
 ) -> TaskTracker {
     let tasks = TaskTracker::new();
+    let Shared { pool, stop, .. } = shared;
+    tasks.spawn(sweep(shared.clone(), metrics.clone()));
     let report = {
         let readiness = readiness.clone();
         move |check, found: Result<(), &str>| readiness.set(check, found)
@@ -180,18 +224,22 @@ fn start_upkeep(
 /// Runs cycles as long as they find something, then waits for the next round.
 async fn run_lane(drain: Arc<Drain>, shared: Shared, mut publisher: KeptPublisher) {
     let mut rounds = shared.rounds.subscribe();
+    let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
     loop {
         let seen = rounds.borrow_and_update().round;
-        let live = tokio::select! {
+        let turn = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
-            // Before the claim: while the broker is away, nothing is claimed.
-            live = publisher.current() => live,
+            // Before the claim: while the broker is away or confirms nothing, nothing is claimed.
+            turn = publisher.turn() => turn,
         };
-        let Some(live) = live else { return };
-        match drain.run_cycle(&shared.pool, &live).await {
-            Ok(Cycle::Settled(_)) => {}
+        let Some(turn) = turn else { return };
+        let ran = drain.run_cycle(&shared.pool, &turn).await;
+        drop(turn);
+        match ran {
+            Ok(Cycle::Settled(_)) => backoff.reset(),
             Ok(Cycle::Idle) => {
+                backoff.reset();
                 shared.rounds.send_modify(|rounds| {
                     if rounds.round == seen {
                         rounds.idle += 1;
@@ -205,7 +253,7 @@ async fn run_lane(drain: Arc<Drain>, shared: Shared, mut publisher: KeptPublishe
             }
             Err(error) => {
                 tracing::warn!(outbox.target = drain.target().as_str(), %error, "a cycle failed");
-                pause(PAUSE_AFTER_FAILURE, &shared.stop).await;
+                pause(backoff.after_failure(), &shared.stop).await;
             }
         }
     }
@@ -214,13 +262,18 @@ async fn run_lane(drain: Arc<Drain>, shared: Shared, mut publisher: KeptPublishe
 /// Sleeps for all lanes until the relay stops.
 async fn sleep_for_all(shared: Shared, config: Config) {
     let relay_id = Uuid::new_v4();
+    let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
     while !shared.stop.is_cancelled() {
+        let began = Instant::now();
         let failed = tokio::select! {
             () = shared.stop.cancelled() => break,
             failed = sleep_and_wake(&shared, &config, relay_id) => failed,
         };
         tracing::warn!(error = %failed, "the outbox can't be watched; trying again");
-        pause(PAUSE_AFTER_FAILURE, &shared.stop).await;
+        if began.elapsed() > LAST_PAUSE {
+            backoff.reset();
+        }
+        pause(backoff.after_failure(), &shared.stop).await;
         // For whatever was missed meanwhile.
         shared.next_round();
     }
@@ -239,6 +292,7 @@ async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbE
     };
     let mut rounds = shared.rounds.subscribe();
     let mut looks = Looks::default();
+    let mut due = Backoff::new(PAUSE_WHEN_DUE, config.relay.poll());
     loop {
         // While all lanes work there is nothing to sleep for. The sender is in `shared`: waiting can't fail.
         let _ = rounds.wait_for(|rounds| rounds.idle > 0).await.map(drop);
@@ -246,10 +300,13 @@ async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbE
             .await
             .map(drop);
         let wait = match looks.say_and_look(shared, relay_id, config.relay.poll()).await {
-            Ok(Some(wait)) => wait,
+            Ok(Some(wait)) => {
+                due.reset();
+                wait
+            }
             Ok(None) => {
                 shared.next_round();
-                PAUSE_WHEN_DUE
+                due.after_failure()
             }
             Err(error) => return error,
         };

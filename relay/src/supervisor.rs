@@ -3,6 +3,8 @@
 //! Owns the back-off between attempts, the readiness check `broker` and the log lines of the broker's coming
 //! and going. Does not own what is done on a session (`session.rs` leads there).
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::{AmqpConfig, AmqpError, Endpoint};
+use crate::backoff::Backoff;
 use crate::session::{CLOSED_HERE, End, STEP_TIMEOUT, Session};
 use crate::topology::Topology;
 
@@ -21,6 +24,29 @@ const LAST_DELAY: Duration = Duration::from_secs(10);
 /// How long a session must have lived for the next attempt to start over with the first delay.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
+/// What is done when a work queue of ours is missing, before it is declared anew: the broker has lost it, with all that was
+/// in it. Until it has passed the queue stays missing, so that whoever comes next does it if we die.
+#[derive(Clone)]
+pub struct Repair(Arc<dyn Fn() -> RepairFuture + Send + Sync>);
+
+type RepairFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+impl Repair {
+    /// Calls that.
+    pub fn new<F>(repair: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(repair())))
+    }
+}
+
+impl fmt::Debug for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Repair")
+    }
+}
+
 /// Makes one session after the other. Keeps the readiness check `broker`, and is the one place that logs
 /// that the broker came or went.
 #[derive(Debug)]
@@ -29,7 +55,8 @@ pub struct Supervisor {
     topology: Topology,
     name: String,
     readiness: Readiness,
-    failures: u32,
+    repair: Option<Repair>,
+    backoff: Backoff,
     last: Option<Watched>,
 }
 
@@ -42,17 +69,25 @@ struct Watched {
 }
 
 impl Supervisor {
-    /// Connects nowhere yet. `name` is what the broker lists the connections as.
+    /// Connects nowhere yet. `name` is what the broker lists the connections as. With a `repair` the work queues are looked
+    /// after; sessions without one are not for work, and leave them alone: a queue that was declared by the way would hide
+    /// that it was missing.
     ///
     /// # Errors
     /// [`AmqpError::Url`].
-    pub fn new(config: &AmqpConfig, name: &str, readiness: Readiness) -> Result<Self, AmqpError> {
+    pub fn new(
+        config: &AmqpConfig,
+        name: &str,
+        readiness: Readiness,
+        repair: Option<Repair>,
+    ) -> Result<Self, AmqpError> {
         Ok(Self {
             endpoint: config.endpoint()?,
             topology: Topology::new(&config.prefix),
             name: name.to_owned(),
             readiness,
-            failures: 0,
+            repair,
+            backoff: Backoff::new(FIRST_DELAY, LAST_DELAY),
             last: None,
         })
     }
@@ -68,16 +103,16 @@ impl Supervisor {
     pub async fn connect(&mut self, stop: &CancellationToken) -> Option<Session> {
         if let Some(last) = self.last.take() {
             last.end.come(CLOSED_HERE);
-            self.failures = if last.since.elapsed() < STABLE_AFTER {
-                self.failures + 1
+            if last.since.elapsed() < STABLE_AFTER {
+                self.backoff.after_failure();
             } else {
-                0
-            };
+                self.backoff.reset();
+            }
             // What it says of the readiness must not come after what the next one says.
             let _ = last.watch.await;
         }
         loop {
-            let delay = delay_after(self.failures);
+            let delay = self.backoff.delay();
             // Cutting an attempt short is safe: its half-made session is dropped, and all of it goes.
             let attempt = async {
                 tokio::time::sleep(delay).await;
@@ -94,10 +129,10 @@ impl Supervisor {
                     return Some(session);
                 }
                 Err(error) => {
-                    self.failures += 1;
+                    self.backoff.after_failure();
                     let reason = error.to_string();
                     self.readiness.set("broker", Err(&reason));
-                    tracing::warn!(amqp.connection = self.name, attempts = self.failures, %error, "no broker");
+                    tracing::warn!(amqp.connection = self.name, attempts = self.backoff.failures(), %error, "no broker");
                 }
             }
         }
@@ -105,10 +140,28 @@ impl Supervisor {
 
     async fn attempt(&self) -> Result<Session, AmqpError> {
         let session = Session::connect(&self.endpoint, &self.name).await?;
-        match tokio::time::timeout(STEP_TIMEOUT, self.topology.declare(&session)).await {
-            Ok(declared) => declared.map(|()| session),
-            Err(_) => Err(AmqpError::TimedOut(STEP_TIMEOUT.as_millis())),
+        let Some(repair) = &self.repair else {
+            in_time(self.topology.declare_others(&session)).await?;
+            return Ok(session);
+        };
+        if in_time(self.topology.has_work_queues(&session)).await? {
+            in_time(self.topology.declare(&session)).await?;
+            return Ok(session);
         }
+        drop(session);
+        tracing::warn!(
+            amqp.connection = self.name,
+            "a work queue is missing: writing the messages of all open jobs anew"
+        );
+        (repair.0)().await.map_err(AmqpError::Repair)?;
+        let session = Session::connect(&self.endpoint, &self.name).await?;
+        in_time(self.topology.declare(&session)).await?;
+        Ok(session)
+    }
+
+    /// Says under the check `broker` what there is to say of a session that is up.
+    pub(crate) fn report(&self, found: Result<(), &str>) {
+        self.readiness.set("broker", found);
     }
 
     fn watch(&self, session: &Session) -> Watched {
@@ -138,29 +191,8 @@ impl Supervisor {
     }
 }
 
-/// How long to wait after so many failures in a row: between half and all of the doubled delay, so that
-/// services which lost the same broker don't come back in step.
-fn delay_after(failures: u32) -> Duration {
-    let Some(doublings) = failures.checked_sub(1) else {
-        return Duration::ZERO;
-    };
-    let full = FIRST_DELAY.saturating_mul(1 << doublings.min(10)).min(LAST_DELAY);
-    full.mul_f64(rand::random_range(0.5..=1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_back_off_doubles_with_jitter_up_to_its_cap() {
-        assert_eq!(delay_after(0), Duration::ZERO);
-        for (failures, full_ms) in [(1, 100), (2, 200), (5, 1600), (8, 10_000), (u32::MAX, 10_000)] {
-            for _ in 0..100 {
-                let delay = delay_after(failures);
-                let full = Duration::from_millis(full_ms);
-                assert!(delay >= full / 2 && delay <= full, "{failures}: {delay:?}");
-            }
-        }
-    }
+/// A step that the broker may take [`STEP_TIMEOUT`] for.
+async fn in_time<T>(step: impl Future<Output = Result<T, AmqpError>>) -> Result<T, AmqpError> {
+    let done = tokio::time::timeout(STEP_TIMEOUT, step).await;
+    done.unwrap_or(Err(AmqpError::TimedOut(STEP_TIMEOUT.as_millis())))
 }

@@ -176,7 +176,7 @@ async fn remove_all(config: &AmqpConfig, topology: &Topology) {
     let Ok(session) = Session::connect(&endpoint, "test clean-up").await else {
         return;
     };
-    for queue in [&topology.jobs, &topology.dlq] {
+    for queue in [&topology.jobs, &topology.retries, &topology.dlq] {
         let _ = session
             .control()
             .queue_delete(QueueDeleteArguments::new(queue))

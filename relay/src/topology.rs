@@ -19,8 +19,11 @@ const DLQ_MESSAGES: i32 = 100_000;
 /// The names below one `AMQP__PREFIX`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// The queue of jobs to run, published to through the default exchange.
+    /// The queue of fresh jobs to run, published to through the default exchange.
     pub jobs: String,
+    /// The queue of jobs that come back: retried, reprocessed, or held before. Apart, so that a mass of them delays nothing
+    /// new.
+    pub retries: String,
     /// The queue with copies of jobs that were given up.
     pub dlq: String,
     /// The topic exchange for whoever wants the events too.
@@ -32,19 +35,54 @@ impl Topology {
     pub fn new(prefix: &str) -> Self {
         Self {
             jobs: format!("{prefix}.jobs"),
+            retries: format!("{prefix}.jobs.retries"),
             dlq: format!("{prefix}.jobs.dlq"),
             events: format!("{prefix}.events"),
         }
     }
 
-    /// Makes sure that both queues and the exchange exist as this version wants them. Changes nothing that
+    /// The queues that hold work.
+    pub fn work_queues(&self) -> [&str; 2] {
+        [&self.jobs, &self.retries]
+    }
+
+    /// Whether the queues that hold work are there. Where one is not, the session is lost by asking.
+    ///
+    /// # Errors
+    /// [`AmqpError::Topology`] when the broker answers anything but yes or no.
+    pub async fn has_work_queues(&self, session: &Session) -> Result<bool, AmqpError> {
+        for queue in self.work_queues() {
+            let ask = QueueDeclareArguments::new(queue).passive(true).finish();
+            if session.control().queue_declare(ask).await.is_err() {
+                let reason = session.lost().await;
+                return if reason.contains("NOT_FOUND") {
+                    Ok(false)
+                } else {
+                    Err(refused(session, "queue", queue))
+                };
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes sure that the queues and the exchange exist as this version wants them. Changes nothing that
     /// is there already.
     ///
     /// # Errors
     /// [`AmqpError::Topology`], naming the object, when the broker refuses one: it exists with other settings
     /// or as another kind, or we may not make it. The session is lost then.
     pub async fn declare(&self, session: &Session) -> Result<(), AmqpError> {
-        declare_queue(session, &self.jobs, &[]).await?;
+        for queue in self.work_queues() {
+            declare_queue(session, queue, &[]).await?;
+        }
+        self.declare_others(session).await
+    }
+
+    /// The same, without the queues that hold work.
+    ///
+    /// # Errors
+    /// As of [`Topology::declare`].
+    pub async fn declare_others(&self, session: &Session) -> Result<(), AmqpError> {
         // Quorum like the jobs queue, so that on a cluster it is there whenever that one is; a classic queue
         // would go with its one node.
         let length = ("x-max-length", FieldValue::I(DLQ_MESSAGES));

@@ -18,7 +18,9 @@ pub(crate) const FAIL_JOBS: &str =
     "call relayforge.fail_jobs($1, $2, $3, $4, $5, $6, make_interval(secs => $7), make_interval(secs => $8),
                           null, null, null)";
 pub(crate) const RENEW_LEASES: &str = "call relayforge.renew_leases($1, $2, make_interval(secs => $3), null)";
-pub(crate) const SWEEP_LEASES: &str = "select rescued, poisoned from relayforge.sweep_leases($1, $2)";
+pub(crate) const HAND_BACK_RUNS: &str = "call relayforge.hand_back_runs($1, $2, null)";
+pub(crate) const SWEEP_LEASES: &str = "select rescued, poisoned
+       from relayforge.sweep_leases($1, p_not_within => make_interval(secs => $2))";
 
 /// What a message asks for: one attempt of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,7 +179,7 @@ pub struct FailedRun {
     pub retry_after: Option<Duration>,
 }
 
-/// How often and how soon failed jobs are tried again.
+/// How often and how soon failed jobs are tried again, where no retry policy in the database says otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
     /// Attempts in all, the first one included.
@@ -272,6 +274,20 @@ pub async fn renew_leases(
         .try_get("p_lost")?)
 }
 
+/// Hands back runs that will not be finished, because this process was told to end: their jobs are in the outbox again at
+/// once. Returns the jobs whose current run it was.
+///
+/// # Errors
+/// [`DbError`]: their leases will run out.
+pub async fn hand_back_runs(client: &impl GenericClient, runs: &[Run]) -> Result<Vec<Uuid>, DbError> {
+    let statement = client.prepare_cached(HAND_BACK_RUNS).await?;
+    let (job_ids, run_ids) = columns(runs);
+    Ok(client
+        .query_one(&statement, &[&job_ids, &run_ids])
+        .await?
+        .try_get("p_handed_back")?)
+}
+
 /// What a sweep did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
@@ -281,18 +297,19 @@ pub struct Swept {
     pub poisoned: u32,
 }
 
-/// Takes over at most `limit` jobs whose lease has run out. Zeros if another process sweeps just now.
+/// Takes over at most `limit` jobs whose lease has run out. Zeros if another process sweeps just now, or has less than
+/// `not_within` ago.
 ///
 /// # Errors
 /// [`DbError`]: nothing was taken over.
 pub async fn sweep_leases(
     client: &impl GenericClient,
     limit: u16,
-    max_starts: u16,
+    not_within: Duration,
 ) -> Result<Swept, DbError> {
     let statement = client.prepare_cached(SWEEP_LEASES).await?;
     let row = client
-        .query_one(&statement, &[&i32::from(limit), &i32::from(max_starts)])
+        .query_one(&statement, &[&i32::from(limit), &not_within.as_secs_f64()])
         .await?;
     let count = |name| row.try_get::<_, i32>(name).map(i32::unsigned_abs);
     Ok(Swept {

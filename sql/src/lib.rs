@@ -16,6 +16,7 @@ pub mod operators;
 pub mod outbox;
 pub mod pool;
 pub mod secret;
+pub mod sweeper;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod traffic;
@@ -43,7 +44,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_api", config::LOAD_TENANTS),
     ("relayforge_api", config::LOAD_SOURCES),
     ("relayforge_api", config::LOAD_SECRETS),
-    ("relayforge_api", operators::SCHEMA_CODE),
+    ("relayforge_api", operators::CHECK_IN),
     ("relayforge_api", traffic::RECORD_TRAFFIC),
     ("relayforge_api", config::RECORD_SECRET_USAGE),
     ("relayforge_api", upkeep::CONFIGURE_UPKEEP),
@@ -58,7 +59,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_owner", operators::CREATE_ADMIN_KEY),
     ("relayforge_owner", operators::FIND_EVENTS),
     ("relayforge_owner", operators::JOB_OVERVIEW),
-    ("relayforge_relay", operators::SCHEMA_CODE),
+    ("relayforge_relay", operators::CHECK_IN),
     ("relayforge_relay", upkeep::MAINTAIN),
     ("relayforge_relay", upkeep::PARTITIONS_END),
     ("relayforge_relay", outbox::CLAIM_OUTBOX),
@@ -69,6 +70,8 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_relay", outbox::RELAY_SLEEP),
     ("relayforge_relay", outbox::RELAY_WAKE),
     ("relayforge_relay", outbox::WAKE_RELAYS),
+    ("relayforge_relay", outbox::REBUILD_BROKER),
+    ("relayforge_relay", jobs::SWEEP_LEASES),
     ("relayforge_consumer", operators::SCHEMA_CODE),
     ("relayforge_consumer", traffic::RECORD_TRAFFIC),
     ("relayforge_consumer", outbox::WAKE_RELAYS),
@@ -77,4 +80,6 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_consumer", jobs::FAIL_JOBS),
     ("relayforge_consumer", jobs::RENEW_LEASES),
     ("relayforge_consumer", jobs::SWEEP_LEASES),
+    ("relayforge_consumer", jobs::HAND_BACK_RUNS),
+    ("relayforge_consumer", outbox::REBUILD_BROKER),
 ];

@@ -11,6 +11,9 @@ use crate::DbError;
 use crate::code_objects::CodeVersion;
 
 pub(crate) const SCHEMA_CODE: &str = "select epoch, fingerprint from relayforge.schema_code()";
+pub(crate) const CHECK_IN: &str =
+    "select epoch, fingerprint, current_setting('transaction_read_only')::boolean as read_only
+       from relayforge.schema_code()";
 pub(crate) const CREATE_ADMIN_KEY: &str = "select relayforge.create_admin_key($1, $2, $3) as id";
 pub(crate) const JOB_OVERVIEW: &str =
     "select job_id, event_id, status, attempts, created_at, finished_at, last_error
@@ -21,6 +24,10 @@ pub(crate) const FIND_EVENTS: &str = "select provider_event_id, event_id, delive
 
 /// How long a connection may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a database that was asked can't be used.
+const READ_ONLY: &str = "it is read-only";
+const NO_ANSWER: &str = "no answer in time";
 
 /// Which code the database has.
 ///
@@ -40,18 +47,42 @@ pub async fn schema_code(client: &impl GenericClient) -> Result<CodeVersion, DbE
 /// # Errors
 /// [`DbError::Conflict`] says what is missing; [`DbError::Unavailable`] if the database does not answer.
 pub async fn check_schema(client: &impl GenericClient) -> Result<(), DbError> {
+    check_epoch(schema_code(client).await.map(|database| database.epoch))
+}
+
+fn check_epoch(found: Result<i32, DbError>) -> Result<(), DbError> {
     let ours = CodeVersion::built_in().epoch;
-    match schema_code(client).await {
-        Ok(database) if database.epoch >= ours => Ok(()),
-        Ok(database) => Err(DbError::Conflict(format!(
-            "the database has code epoch {}, this binary needs {ours}: run relayforge-migrate",
-            database.epoch
+    match found {
+        Ok(epoch) if epoch >= ours => Ok(()),
+        Ok(epoch) => Err(DbError::Conflict(format!(
+            "the database has code epoch {epoch}, this binary needs {ours}: run relayforge-migrate"
         ))),
         Err(DbError::Bug(_)) => Err(DbError::Conflict(
             "the database is not migrated: run relayforge-migrate".to_owned(),
         )),
         Err(error) => Err(error),
     }
+}
+
+/// [`ping`] and [`check_schema`] in one statement, for who asks every few seconds.
+///
+/// # Errors
+/// As of both.
+pub async fn check_in(pool: &Pool) -> Result<(), DbError> {
+    let client = pool.get().await?;
+    let asked = async {
+        let statement = client.prepare_cached(CHECK_IN).await?;
+        let row = client.query_one(&statement, &[]).await?;
+        Ok::<_, DbError>((row.try_get("epoch")?, row.try_get("read_only")?))
+    };
+    let why = match tokio::time::timeout(PING_TIMEOUT, asked).await {
+        Ok(Ok((epoch, false))) => return check_epoch(Ok(epoch)),
+        Ok(Ok((_, true))) => READ_ONLY,
+        Ok(Err(error)) => return check_epoch(Err(error)),
+        Err(_) => NO_ANSWER,
+    };
+    drop(Object::take(client));
+    Err(DbError::Unavailable(why.to_owned()))
 }
 
 /// Makes a key of the admin API from its SHA-256 and returns its id; `role` is `viewer`, `operator` or `admin`.
@@ -99,7 +130,7 @@ pub async fn check_pooling(pool: &Pool) -> Result<(), DbError> {
             drop((Object::take(one), Object::take(other)));
             match failed {
                 Ok(Err(error)) => Err(error),
-                _ => Err(DbError::Unavailable("no answer in time".to_owned())),
+                _ => Err(DbError::Unavailable(NO_ANSWER.to_owned())),
             }
         }
     }
@@ -130,11 +161,11 @@ pub async fn ping(pool: &Pool) -> Result<(), DbError> {
     let asked = client.query_one("select current_setting('transaction_read_only')::boolean", &[]);
     let why = match tokio::time::timeout(PING_TIMEOUT, asked).await {
         Ok(Ok(row)) if !row.try_get::<_, bool>(0)? => return Ok(()),
-        Ok(Ok(_)) => "it is read-only",
+        Ok(Ok(_)) => READ_ONLY,
         Ok(Err(error)) => return Err(error.into()),
-        Err(_) => "no answer in time",
+        Err(_) => NO_ANSWER,
     };
-    drop(deadpool_postgres::Object::take(client));
+    drop(Object::take(client));
     Err(DbError::Unavailable(why.to_owned()))
 }
 

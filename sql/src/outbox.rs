@@ -16,11 +16,13 @@ pub(crate) const CLAIM_OUTBOX: &str =
             trace_context, cause, error
        from relayforge.claim_outbox($1, $2, $3, $4)";
 pub(crate) const SETTLE_OUTBOX: &str =
-    "select relayforge.settle_outbox($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))";
+    "select relayforge.settle_outbox($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5),
+                                     p_blameless => $6)";
 pub(crate) const ABANDON_OUTBOX: &str = "select relayforge.abandon_outbox($1, $2)";
 pub(crate) const OUTBOX_NEXT_DUE: &str =
     "select relayforge.outbox_next_due($1) as due, clock_timestamp() as now";
 pub(crate) const COUNT_OUTBOX: &str = "select relayforge.count_outbox() as waiting";
+pub(crate) const REBUILD_BROKER: &str = "call relayforge.rebuild_broker(null)";
 pub(crate) const RELAY_SLEEP: &str = "select relayforge.relay_sleep($1, $2)";
 pub(crate) const RELAY_WAKE: &str = "select relayforge.relay_wake($1)";
 pub(crate) const WAKE_RELAYS: &str =
@@ -32,8 +34,10 @@ pub const OUTBOX_CHANNEL: &str = "relayforge_outbox";
 /// Where a message is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// The work queue.
+    /// The queue of fresh work.
     Jobs,
+    /// The queue of work that comes back: retried, reprocessed, or held before.
+    Retries,
     /// The topic exchange, for whoever binds to it.
     Events,
     /// The copy of a job that was given up.
@@ -42,12 +46,13 @@ pub enum Target {
 
 impl Target {
     /// All targets. They never wait for each other.
-    pub const ALL: [Self; 3] = [Self::Jobs, Self::Events, Self::Dlq];
+    pub const ALL: [Self; 4] = [Self::Jobs, Self::Retries, Self::Events, Self::Dlq];
 
     /// As in the column `target`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
+            Self::Retries => "retries",
             Self::Events => "events",
             Self::Dlq => "dlq",
         }
@@ -183,12 +188,24 @@ pub async fn claim_outbox(
 pub struct Settlement {
     /// Messages that the broker has confirmed.
     pub confirmed: Vec<Uuid>,
-    /// Messages that it has not, each with the reason.
-    pub deferred: Vec<(Uuid, String)>,
+    /// Messages that it has not.
+    pub deferred: Vec<Deferred>,
+}
+
+/// A claimed message that the broker has not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferred {
+    /// The outbox row.
+    pub id: Uuid,
+    /// Why.
+    pub error: String,
+    /// Whether nothing was said against the message: the connection was lost, or stalled. It waits for the first back-off
+    /// only, however often that happens.
+    pub blameless: bool,
 }
 
 /// Ends a claim, in the claiming transaction: confirmed messages leave the queue, deferred ones come back after a
-/// back-off that doubles from `base` to `cap`.
+/// back-off that doubles from `base` to `cap`, or after `base` where they are blameless.
 ///
 /// # Errors
 /// [`DbError`]: the caller rolls back, and the messages are published again.
@@ -202,8 +219,13 @@ pub async fn settle_outbox(
     let (deferred, errors): (Vec<Uuid>, Vec<&str>) = settlement
         .deferred
         .iter()
-        .map(|(id, error)| (*id, error.as_str()))
+        .map(|message| (message.id, message.error.as_str()))
         .unzip();
+    let blameless: Vec<bool> = settlement
+        .deferred
+        .iter()
+        .map(|message| message.blameless)
+        .collect();
     transaction
         .execute(
             &statement,
@@ -213,10 +235,21 @@ pub async fn settle_outbox(
                 &errors,
                 &base.as_secs_f64(),
                 &cap.as_secs_f64(),
+                &blameless,
             ],
         )
         .await?;
     Ok(())
+}
+
+/// Writes the messages of all open jobs anew, after the broker has lost them; returns how many. Two who do it at once write
+/// each once. Not inside a transaction.
+///
+/// # Errors
+/// [`DbError`]: some may be written; call it again.
+pub async fn rebuild_broker(client: &impl GenericClient) -> Result<i64, DbError> {
+    let statement = client.prepare_cached(REBUILD_BROKER).await?;
+    Ok(client.query_one(&statement, &[]).await?.try_get("p_written")?)
 }
 
 /// Gives up messages that can never be published, each with the reason; the job of a work message is dead-lettered.

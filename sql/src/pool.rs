@@ -36,7 +36,7 @@ pub struct DatabaseConfig {
 
     /// Connections in this process's pool at the most. Beside it one listens, and one runs upkeep once a minute.
     #[arg(long = "DATABASE__MAX_CONNECTIONS", env = "DATABASE__MAX_CONNECTIONS", hide_env_values = true,
-          value_name = "CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(2..=500))]
+          value_name = "CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=500))]
     pub max_connections: u16,
 }
 

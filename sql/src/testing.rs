@@ -85,7 +85,7 @@ impl TestDb {
     pub fn config(&self, role: &str) -> DatabaseConfig {
         DatabaseConfig {
             url: self.url(role),
-            max_connections: 8,
+            max_connections: 10,
         }
     }
 

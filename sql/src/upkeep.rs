@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Object};
 use tokio_util::sync::CancellationToken;
 
-use crate::operators::{check_pooling, check_schema, ping};
+use crate::operators::{check_in, check_pooling};
 use crate::{DatabaseConfig, DbError, Pool, pool};
 
 pub(crate) const CONFIGURE_UPKEEP: &str =
@@ -55,8 +55,7 @@ pub async fn watch(pool: Pool, report: impl Fn(&'static str, Result<(), &str>), 
                 check_pooling(&pool).await?;
                 has_sessions = true;
             }
-            ping(&pool).await?;
-            check_schema(&pool.get().await?).await
+            check_in(&pool).await
         };
         match checked.await {
             Ok(()) => {

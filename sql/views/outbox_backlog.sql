@@ -10,7 +10,7 @@ select t.target,
        w.failing,
        w.oldest_due_at,
        w.last_error
-  from unnest(array['jobs', 'events', 'dlq']) t(target)
+  from unnest(array['jobs', 'retries', 'events', 'dlq']) t(target)
  cross join lateral (
    select count(*) as seen,
           count(*) filter (where o.next_attempt_at <= statement_timestamp()) as due,
@@ -26,7 +26,7 @@ select t.target,
      ) o
  ) w;
 comment on view relayforge.outbox_backlog is 'What waits for the broker, by target. Exact to 100,000 messages.';
-comment on column relayforge.outbox_backlog.target is 'jobs: the work queue; events: the topic exchange; dlq: copies of jobs that were given up.';
+comment on column relayforge.outbox_backlog.target is 'jobs: the queue of fresh work; retries: the queue of work that comes back; events: the topic exchange; dlq: copies of jobs that were given up.';
 comment on column relayforge.outbox_backlog.waiting is 'Messages that wait, those due later included.';
 comment on column relayforge.outbox_backlog.estimated is 'Whether there are more than 100,000, so that waiting is the planner''s estimate over all targets and the other numbers are of the first 100,000.';
 comment on column relayforge.outbox_backlog.due is 'Messages that could be published now.';

@@ -17,7 +17,7 @@ select q.outbox_dead_rows,
   from relayforge.inspect_queue() q
  cross join lateral (
    select min(f.next_attempt_at) as oldest_due_at
-     from unnest(array['jobs', 'events', 'dlq']) t(target)
+     from unnest(array['jobs', 'retries', 'events', 'dlq']) t(target)
     cross join lateral (
       select o.next_attempt_at from store.outbox_messages o where o.target = t.target order by o.next_attempt_at limit 1
     ) f

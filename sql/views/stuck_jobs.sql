@@ -17,7 +17,7 @@ select distinct on (o.job_id)
   from store.open_jobs o
  cross join lateral (select case o.state when 'processing' then o.lease_until else o.due_at end as since) s
   left join store.tenants t on t.id = o.tenant_id
-  left join store.outbox_messages b on b.job_id = o.job_id and b.attempt = o.attempt and b.target = 'jobs'
+  left join store.outbox_messages b on b.job_id = o.job_id and b.attempt = o.attempt and b.target in ('jobs', 'retries')
  where (o.state = 'processing' and o.lease_until < statement_timestamp() - interval '10 seconds')
     or (o.state <> 'processing' and o.due_at < statement_timestamp() - interval '5 minutes')
  order by o.job_id, b.attempts desc nulls last;

@@ -93,11 +93,11 @@ async fn a_run_that_lost_its_job_is_stopped_and_counts_for_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_takes_its_process_down_each_time_is_given_up_as_poison() {
     let world = World::new().await;
-    let (victim, gate) = gated(&world, &[SHORT_LEASE]).await;
+    let (victim, gate) = gated(&world, &[SHORT_LEASE, "--CONSUMER__POISON_STARTS=1"]).await;
     let job_id = world.sent_job("gate", json!({})).await;
     gate.begun().await;
     victim.kill().await;
-    let (sweeper, _) = gated(&world, &[SHORT_LEASE, "--CONSUMER__POISON_STARTS=1"]).await;
+    let (sweeper, _) = gated(&world, &[SHORT_LEASE]).await;
     let job = world.until(job_id, "dead_lettered").await;
     assert_eq!(job.attempts, 1);
     assert_eq!(world.dead_letters().await[0].cause.as_deref(), Some("poison"));

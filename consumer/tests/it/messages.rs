@@ -55,17 +55,139 @@ async fn a_message_that_can_start_nothing_is_acknowledged_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_malformed_message_is_dropped_and_the_next_one_works() {
+async fn a_malformed_message_is_set_aside_with_the_reason_and_the_next_one_works() {
     let world = World::new().await;
     let consumer = world.consumer().await;
-    world.send_id("no-id\u{7f}").await;
-    world.send_id(&format!("{}:0", Uuid::from_u128(1))).await;
-    send_without_properties(&world.broker.session().await, &world.broker.topology().jobs).await;
+    let topology = world.broker.topology();
+    let zero = format!("{}:0", Uuid::from_u128(1));
+    world.send_to(&topology.jobs, "no-id\u{7f}").await;
+    world.send_to(&topology.retries, &zero).await;
+    send_without_properties(&world.broker.session().await, &topology.jobs).await;
     let job_id = world.sent_job("log", json!({})).await;
     world.until(job_id, "succeeded").await;
     consumer.until_metric("messages_malformed_total", 3).await;
     consumer.stop().await;
-    assert!(world.broker.get(&world.broker.topology().jobs).await.is_none());
+    for queue in topology.work_queues() {
+        assert!(world.broker.get(queue).await.is_none());
+    }
+    let mut copies = world.broker.drain(&topology.dlq).await;
+    copies.sort_by_key(|copy| copy.message_id().to_owned());
+    let ids: Vec<&str> = copies.iter().map(|copy| copy.message_id()).collect();
+    assert_eq!(ids, ["", &zero, "no-id\u{7f}"]);
+    for copy in &copies {
+        assert_eq!(copy.header("x-relayforge-cause").as_deref(), Some("malformed"));
+        let reason = copy.header("x-relayforge-error").unwrap();
+        assert!(reason.contains("<job id>:<attempt>"), "{reason}");
+    }
+    assert_eq!(copies[0].body, b"{}", "as it came");
+    assert_eq!(
+        copies[1].properties.correlation_id().map(String::as_str),
+        Some("corr-1")
+    );
+}
+
+/// A broker that confirms nothing keeps the malformed message, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_message_that_cannot_be_set_aside_comes_again_and_holds_up_nobody() {
+    let world = World::new().await;
+    let consumer = world.consumer().await;
+    let topology = world.broker.topology();
+    let session = world.broker.session().await;
+    let delete = amqprs::channel::QueueDeleteArguments::new(&topology.dlq);
+    session.control().queue_delete(delete).await.unwrap();
+    world.send_to(&topology.jobs, "nonsense").await;
+    let job_id = world.sent_job("log", json!({})).await;
+    world.until(job_id, "succeeded").await;
+    // Its connection declares what is missing when it is made; the second try at the latest finds it.
+    consumer.until_metric("messages_malformed_total", 1).await;
+    assert_eq!(
+        world.broker.get(&topology.dlq).await.unwrap().message_id(),
+        "nonsense"
+    );
+}
+
+/// Half of the slots are for what is new, however much comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mass_of_retries_does_not_hold_up_what_is_new() {
+    let world = World::new().await;
+    let mut old = Vec::new();
+    for _ in 0..40 {
+        let job_id = world.job("gate", json!({})).await;
+        world.send_back(job_id, 1).await;
+        old.push(job_id);
+    }
+    let (_consumer, gate) = gated(&world, &["--CONSUMER__SLOTS=4"]).await;
+    for _ in 0..2 {
+        assert!(old.contains(&gate.begun().await.0));
+    }
+    for _ in 0..2 {
+        let fresh = world.sent_job("gate", json!({})).await;
+        assert_eq!(gate.begun().await, (fresh, 1));
+    }
+    assert_eq!(gate.inside(), 4);
+    gate.let_through(42);
+    for job_id in old {
+        assert_eq!(world.until(job_id, "succeeded").await.attempts, 1);
+    }
+    assert_eq!(gate.most_inside(), 4);
+}
+
+/// And what comes back is not starved by a mass of what is new: where both wait, they take turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mass_of_new_work_does_not_starve_retries() {
+    let world = World::new().await;
+    let (consumer, gate) = gated(&world, &["--CONSUMER__SLOTS=1"]).await;
+    let mut fresh = Vec::new();
+    for _ in 0..60 {
+        fresh.push(world.sent_job("gate", json!({})).await);
+    }
+    let old = world.job("gate", json!({})).await;
+    world.send_back(old, 1).await;
+    let mut begun = 0;
+    while gate.begun().await.0 != old {
+        begun += 1;
+        assert!(begun < 50, "chance decides each time: this is never");
+        gate.let_through(1);
+    }
+    gate.let_through(70);
+    for job_id in fresh {
+        world.until(job_id, "succeeded").await;
+    }
+    consumer.stop().await;
+}
+
+/// Nobody has told us: the consumer finds its queue gone when it declares it anew, and has all open jobs sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_was_deleted_is_declared_and_filled_again() {
+    let mut world = World::new().await;
+    let mut jobs = Vec::new();
+    for _ in 0..20 {
+        jobs.push(world.sent_job("log", json!({})).await);
+    }
+    // What was published has left the outbox.
+    let owner = world.db.owner().await;
+    owner
+        .execute("delete from store.outbox_messages", &[])
+        .await
+        .unwrap();
+    let session = world.broker.session().await;
+    let queue = world.broker.topology().jobs;
+    let delete = amqprs::channel::QueueDeleteArguments::new(&queue);
+    session.control().queue_delete(delete).await.unwrap();
+    world.carry();
+    let consumer = world.consumer().await;
+    for job_id in &jobs {
+        assert_eq!(world.until(*job_id, "succeeded").await.attempts, 1);
+    }
+    // And while it runs.
+    let delete = amqprs::channel::QueueDeleteArguments::new(&queue);
+    session.control().queue_delete(delete).await.unwrap();
+    wait_until("it is there again", async || {
+        consumer.check("broker").await == "ok"
+    })
+    .await;
+    let late = world.job("log", json!({})).await;
+    world.until(late, "succeeded").await;
 }
 
 async fn send_without_properties(session: &Session, queue: &str) {

@@ -1,12 +1,16 @@
 //! What becomes of a job, by what its handler does.
 
-use consumer::registry::Registry;
+use std::time::Duration;
+
+use consumer::outcome::Outcome;
+use consumer::registry::{JobContext, JobFuture, JobHandler, Registry};
 use observability::AppEnv;
 use serde_json::json;
 use sql::outbox::{OUTBOX_CHANNEL, relay_sleep};
 use sql::pool::Listener;
 use uuid::Uuid;
 
+use crate::handlers::Gate;
 use crate::world::{Consumer, World, in_time};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,6 +96,63 @@ async fn a_panic_is_a_retry_and_the_last_one_gives_up_with_its_text() {
     );
     assert_eq!(world.dead_letters().await[0].cause.as_deref(), Some("exhausted"));
     consumer.until_metric("job_retries_total", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_takes_too_long_is_stopped_and_tried_again() {
+    let mut world = World::new().await;
+    world.carry();
+    let gate = Gate::new();
+    let more = ["--CONSUMER__JOB_TIMEOUT_MS=300", "--CONSUMER__MAX_ATTEMPTS=2"];
+    let consumer = Consumer::start(world.config(&more), Registry::default().with(gate.clone())).await;
+    let slow = world.job("gate", json!({})).await;
+    for attempt in 1..=2 {
+        assert_eq!(gate.begun().await, (slow, attempt));
+    }
+    let job = world.until(slow, "dead_lettered").await;
+    let error = job.last_error.unwrap();
+    assert!(
+        error.contains("CONSUMER__JOB_TIMEOUT_MS") && error.contains("300 ms"),
+        "{error}"
+    );
+    assert_eq!((job.attempts, gate.inside(), gate.most_inside()), (2, 0, 1));
+    consumer.until_metric("job_retries_total", 1).await;
+}
+
+/// A handler that was told to come back later is obeyed: the broker's `Retry-After`, for example.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handlers_retry_after_is_honoured() {
+    struct Busy;
+    impl JobHandler for Busy {
+        fn kind(&self) -> &'static str {
+            "busy"
+        }
+        fn run(&self, _: JobContext) -> JobFuture<'_> {
+            Box::pin(async {
+                Outcome::Retry {
+                    error: "503 from warehouse.example".to_owned(),
+                    after: Some(Duration::from_secs(600)),
+                }
+            })
+        }
+    }
+    let world = World::new().await;
+    let _consumer = Consumer::start(world.config(&[]), Registry::default().with(Busy)).await;
+    let before = chrono::Utc::now();
+    let job_id = world.sent_job("busy", json!({})).await;
+    world.until(job_id, "retrying").await;
+    let row = world
+        .db
+        .owner()
+        .await
+        .query_one(
+            "select next_attempt_at from store.outbox_messages where attempt = 2",
+            &[],
+        )
+        .await
+        .unwrap();
+    let wait = row.get::<_, chrono::DateTime<chrono::Utc>>(0) - before;
+    assert!((600..620).contains(&wait.num_seconds()), "{wait}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -152,20 +152,28 @@ impl World {
 
     /// Puts the message of one attempt into the work queue. Its body says nothing: nobody reads it.
     pub(crate) async fn send(&self, job_id: Uuid, attempt: i32) {
-        self.send_id(&MessageId { job_id, attempt }.to_string()).await;
+        let queue = self.broker.topology().jobs;
+        self.send_to(&queue, &MessageId { job_id, attempt }.to_string())
+            .await;
     }
 
-    /// Puts a message with that id into the work queue.
-    pub(crate) async fn send_id(&self, id: &str) {
+    /// The same, by way of the queue of work that comes back.
+    pub(crate) async fn send_back(&self, job_id: Uuid, attempt: i32) {
+        let queue = self.broker.topology().retries;
+        self.send_to(&queue, &MessageId { job_id, attempt }.to_string())
+            .await;
+    }
+
+    /// Puts a message with that id into a queue.
+    pub(crate) async fn send_to(&self, queue: &str, id: &str) {
         let properties = Properties {
             message_id: id.to_owned(),
             correlation_id: Some("corr-1".to_owned()),
             ..Properties::default()
         };
-        let queue = self.broker.topology().jobs;
         let message = Outgoing {
             exchange: String::new(),
-            routing_key: queue,
+            routing_key: queue.to_owned(),
             properties,
             body: b"not read".to_vec(),
         };
@@ -187,20 +195,26 @@ impl World {
             loop {
                 let mut client = pool.get().await.unwrap();
                 let transaction = client.transaction().await.unwrap();
-                let claimed = claim_outbox(&transaction, Target::Jobs, 100, LowWater::START)
-                    .await
-                    .unwrap();
                 let mut settlement = Settlement::default();
-                for message in &claimed {
-                    let outgoing = envelope(message, Target::Jobs, &topology).unwrap();
-                    assert_eq!(publisher.publish(outgoing).await, PublishOutcome::Confirmed);
-                    settlement.confirmed.push(message.id);
+                for target in [Target::Jobs, Target::Retries] {
+                    let claimed = claim_outbox(&transaction, target, 100, LowWater::START)
+                        .await
+                        .unwrap();
+                    for message in &claimed {
+                        let outgoing = envelope(message, target, &topology).unwrap();
+                        match publisher.publish(outgoing).await {
+                            PublishOutcome::Confirmed => settlement.confirmed.push(message.id),
+                            // Its queue is gone: once more when it is there again.
+                            PublishOutcome::Returned { .. } => {}
+                            other => panic!("{other}"),
+                        }
+                    }
                 }
                 settle_outbox(&transaction, &settlement, LOOK_EVERY, LOOK_EVERY)
                     .await
                     .unwrap();
                 transaction.commit().await.unwrap();
-                if claimed.is_empty() {
+                if settlement.confirmed.is_empty() {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             }

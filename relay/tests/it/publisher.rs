@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use amqprs::channel::{BasicPublishArguments, QueueDeclareArguments, QueueDeleteArguments};
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, FieldTable, FieldValue};
 use observability::admin::Readiness;
+use relay::kept::{KeptPublisher, keep};
 use relay::outgoing::{HeaderValue, MAX_BODY_BYTES, Outgoing, Properties, PublishOutcome};
-use relay::publisher::{KeptPublisher, Publisher, keep};
+use relay::publisher::Publisher;
 use relay::session::Session;
 use relay::supervisor::Supervisor;
 use relay::testing::TestBroker;
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use sql::testing::proxy::Proxy;
+
+use crate::world::nothing_to_repair;
 
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,7 +37,7 @@ fn kept(
 ) -> (KeptPublisher, JoinHandle<()>, Readiness, CancellationToken) {
     let (readiness, stop) = (Readiness::new(&["broker"]), CancellationToken::new());
     let config = broker.config_at(proxy.url());
-    let supervisor = Supervisor::new(&config, "test", readiness.clone()).unwrap();
+    let supervisor = Supervisor::new(&config, "test", readiness.clone(), nothing_to_repair()).unwrap();
     let (publisher, task) = keep(supervisor, confirm, stop.clone());
     (publisher, task, readiness, stop)
 }
@@ -266,7 +269,7 @@ async fn a_connection_cut_in_flight_loses_all_pending_and_the_next_one_works() {
     let broker = TestBroker::start().await;
     let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let (mut kept, task, readiness, stop) = kept(&broker, &proxy, CONFIRM_TIMEOUT);
-    let publisher = kept.current().await.unwrap();
+    let publisher = kept.turn().await.unwrap().publisher;
     assert!(readiness.is_ready());
     let queue = broker.topology().jobs;
 
@@ -288,18 +291,22 @@ async fn a_connection_cut_in_flight_loses_all_pending_and_the_next_one_works() {
         outcomes[0]
     );
 
-    let again = timeout(Duration::from_secs(5), kept.current())
+    let again = timeout(Duration::from_secs(5), kept.turn())
         .await
         .unwrap()
         .unwrap();
+    assert!(
+        !again.is_probe(),
+        "a broker that was only away is not on probation"
+    );
     assert_eq!(
-        again.publish(message(&queue, "after")).await,
+        again.publisher.publish(message(&queue, "after")).await,
         PublishOutcome::Confirmed
     );
     assert!(readiness.is_ready());
     stop.cancel();
     timeout(Duration::from_secs(3), task).await.unwrap().unwrap();
-    assert!(kept.current().await.is_none());
+    assert!(kept.turn().await.is_none());
     assert!(!readiness.is_ready());
 }
 
@@ -308,7 +315,7 @@ async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
     let broker = TestBroker::start().await;
     let proxy = Proxy::before(broker.amqp_url(), 5672).await;
     let (mut kept, _task, readiness, _stop) = kept(&broker, &proxy, Duration::from_millis(500));
-    let publisher = kept.current().await.unwrap();
+    let publisher = kept.turn().await.unwrap().publisher;
     let queue = broker.topology().jobs;
 
     proxy.stall(true);
@@ -339,14 +346,71 @@ async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
         .expect("readiness follows");
 
     proxy.stall(false);
-    let again = timeout(Duration::from_secs(20), kept.current())
+    let again = timeout(Duration::from_secs(20), kept.turn())
         .await
         .unwrap()
         .unwrap();
+    // One message finds out whether it confirms again; everybody else waits for that.
+    assert!(again.is_probe() && !readiness.is_ready());
+    let mut other = kept.clone();
+    let waiting = tokio::spawn(async move { other.turn().await.unwrap().is_probe() });
+    let mut third = kept.clone();
+    assert!(timeout(Duration::from_millis(200), third.turn()).await.is_err());
     assert_eq!(
-        again.publish(message(&queue, "after")).await,
+        again.publisher.publish(message(&queue, "after")).await,
         PublishOutcome::Confirmed
     );
+    let is_probe = timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+    assert!(
+        !is_probe,
+        "publishing goes on while the probe's turn is still held"
+    );
+    assert!(readiness.is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stays_stalled_is_probed_again_and_again_with_one_message() {
+    let broker = TestBroker::start().await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
+    let (mut kept, _task, readiness, _stop) = kept(&broker, &proxy, Duration::from_millis(300));
+    let queue = broker.topology().jobs;
+    let mut turn = kept.turn().await.unwrap();
+    for round in 0..3 {
+        assert_eq!(turn.is_probe(), round > 0);
+        proxy.stall(true);
+        let outcome = turn
+            .publisher
+            .publish(message(&queue, format!("probe-{round}")))
+            .await;
+        assert_eq!(outcome, PublishOutcome::TimedOut);
+        drop(turn);
+        proxy.stall(false);
+        turn = timeout(Duration::from_secs(20), kept.turn())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(!readiness.is_ready(), "round {round}");
+    }
+    // A turn that is given back without an answer leaves the probe to the next.
+    drop(turn);
+    let turn = timeout(Duration::from_secs(5), kept.turn())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(turn.is_probe());
+    assert_eq!(
+        turn.publisher.publish(message(&queue, "after")).await,
+        PublishOutcome::Confirmed
+    );
+    drop(turn);
+    assert!(
+        !timeout(Duration::from_secs(5), kept.turn())
+            .await
+            .unwrap()
+            .unwrap()
+            .is_probe()
+    );
+    assert!(readiness.is_ready());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,6 +88,8 @@ async fn a_retry_goes_out_when_it_is_due() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_relays_share_the_work_and_publish_each_once() {
     let world = World::new().await;
+    // A broker that has lost nothing: one that misses its queues is sent everything that is in flight once more.
+    world.declare().await;
     let jobs = world.ingest("generic", 0..2000).await;
     let (one, two) = (
         world.relay(&["--RELAY__BATCH_ITEMS=50"]),
@@ -156,6 +158,126 @@ async fn a_stalled_broker_is_told_apart_and_survived() {
     .await;
     proxy.stall(false);
     world.outbox_is_empty().await;
+}
+
+/// A stranger's full queue refuses events. Jobs go out once each and at once, the events wait with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_full_queue_holds_up_and_repeats_no_job() {
+    let world = World::new().await;
+    world.loud_source().await;
+    world.declare().await;
+    let session = world.broker.session().await;
+    let queue = world.bind_full_queue(&session).await;
+    let relay = world.relay(&[]);
+    let jobs = world.ingest("loud", 0..300).await;
+    wait_until("all jobs are out", async || {
+        world
+            .count("select count(*) from store.outbox_messages where target = 'jobs'")
+            .await
+            == 0
+    })
+    .await;
+    wait_until("the events say why they wait", async || {
+        let why = "select count(*) from store.outbox_messages
+                    where target = 'events' and attempts > 0 and last_error = 'nacked by the broker'";
+        world.count(why).await >= 299
+    })
+    .await;
+    assert_eq!(world.message_ids().await, work_messages(&jobs));
+    // After an hour they are given up; as if it had passed.
+    world
+        .execute(
+            "update store.outbox_messages
+                set id = relayforge.uuid7(clock_timestamp() - interval '2 hours', (random() * 4000)::integer),
+                    next_attempt_at = clock_timestamp()",
+        )
+        .await;
+    world.ingest("loud", 300..301).await;
+    wait_until("what is an hour old is given up", async || {
+        world
+            .count("select count(*) from store.outbox_messages where target = 'events'")
+            .await
+            <= 1
+    })
+    .await;
+    assert_eq!(world.count("select count(*) from store.dead_jobs").await, 0);
+    let delete = amqprs::channel::QueueDeleteArguments::new(&queue);
+    session.control().queue_delete(delete).await.unwrap();
+    world.outbox_is_empty().await;
+    relay.end().await;
+}
+
+/// A queue that was deleted with messages in it: the relay finds it gone, writes them anew, and declares it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_queue_is_declared_and_filled_again() {
+    let world = World::new().await;
+    let relay = world.relay(&[]);
+    let mut jobs = world.ingest("generic", 0..50).await;
+    world.outbox_is_empty().await;
+    let session = world.broker.session().await;
+    let queue = world.broker.topology().jobs;
+    let delete = amqprs::channel::QueueDeleteArguments::new(&queue);
+    session.control().queue_delete(delete).await.unwrap();
+    // The first message that nobody takes tells.
+    jobs.extend(world.ingest("generic", 50..51).await);
+    world.outbox_is_empty().await;
+    let mut ids = world.message_ids().await;
+    ids.dedup();
+    assert_eq!(ids, work_messages(&jobs));
+    relay.end().await;
+}
+
+/// Nobody else is there to take the job over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_takes_over_jobs_whose_lease_has_run_out() {
+    let world = World::new().await;
+    let relay = world.relay(&["--RELAY__POLL_MS=60000"]);
+    let job = world.ingest("generic", 0..1).await[0];
+    world.outbox_is_empty().await;
+    assert_eq!(world.message_ids().await, [format!("{job}:1")]);
+    world
+        .execute(&format!(
+            "select relayforge.start_jobs(array['{job}'::uuid], array[1], '1 second', 5)"
+        ))
+        .await;
+    wait_until("it is back", async || {
+        world
+            .count("select count(*) from store.job_log where what = 'rescued'")
+            .await
+            == 1
+    })
+    .await;
+    world.outbox_is_empty().await;
+    assert_eq!(world.message_ids().await, [format!("{job}:2")]);
+    relay.end().await;
+}
+
+/// What comes back has a queue of its own, and does not stand in front of what is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mass_of_retries_goes_by_its_own_queue_and_delays_nothing_new() {
+    let world = World::new().await;
+    world.declare().await;
+    let old = world.ingest("generic", 0..3000).await;
+    world
+        .execute("update store.outbox_messages set target = 'retries', attempt = 2, next_attempt_at = next_attempt_at - interval '1 hour'")
+        .await;
+    let fresh = world.ingest("generic", 3000..3001).await;
+    let _relay = world.relay(&["--RELAY__BATCH_ITEMS=50"]);
+    wait_until("the new one is out", async || {
+        world
+            .count("select count(*) from store.outbox_messages where target = 'jobs'")
+            .await
+            == 0
+    })
+    .await;
+    let waiting = world
+        .count("select count(*) from store.outbox_messages where target = 'retries'")
+        .await;
+    assert!(waiting > 0, "long before the last of the old ones");
+    world.outbox_is_empty().await;
+    assert_eq!(world.message_ids().await, work_messages(&fresh));
+    let queue = world.broker.topology().retries;
+    assert_eq!(world.broker.drain(&queue).await.len(), old.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

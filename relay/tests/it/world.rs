@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use amqprs::channel::{QueueBindArguments, QueueDeclareArguments};
+use amqprs::{FieldTable, FieldValue};
 use clap::Parser as _;
 use observability::ServiceConfig as _;
 use relay::config::Config;
+use relay::session::Session;
+use relay::supervisor::Repair;
 use relay::testing::TestBroker;
 use serde_json::{Value, json};
 use sql::Pool;
@@ -122,6 +126,35 @@ impl World {
             .collect()
     }
 
+    /// Declares the topology, as a relay that ran before has done.
+    pub(crate) async fn declare(&self) {
+        let session = self.broker.session().await;
+        self.broker.topology().declare(&session).await.unwrap();
+        session.close().await;
+    }
+
+    /// A stranger's queue that takes one event and refuses all others; it goes with the session.
+    pub(crate) async fn bind_full_queue(&self, session: &Session) -> String {
+        let (queue, exchange) = (
+            format!("{}.full", self.broker.prefix()),
+            self.broker.topology().events,
+        );
+        let mut limits = FieldTable::new();
+        limits.insert("x-max-length".try_into().unwrap(), FieldValue::I(1));
+        limits.insert(
+            "x-overflow".try_into().unwrap(),
+            FieldValue::from("reject-publish"),
+        );
+        let declare = QueueDeclareArguments::new(&queue)
+            .exclusive(true)
+            .arguments(limits)
+            .finish();
+        session.control().queue_declare(declare).await.unwrap();
+        let bind = QueueBindArguments::new(&queue, &exchange, "#").finish();
+        session.control().queue_bind(bind).await.unwrap();
+        queue
+    }
+
     pub(crate) async fn count(&self, query: &str) -> i64 {
         self.owner
             .get()
@@ -175,6 +208,11 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// For sessions without a database.
+pub(crate) fn nothing_to_repair() -> Option<Repair> {
+    Some(Repair::new(|| async { Ok(()) }))
 }
 
 pub(crate) async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {

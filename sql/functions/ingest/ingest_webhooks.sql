@@ -284,7 +284,7 @@ begin
       from made m
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', m.id, m.event_id, 1,
+  select relayforge.uuid7(p_now, 0), case when m.event_id = any (v_held) then 'retries' else 'jobs' end, m.id, m.event_id, 1,
          case when m.event_id = any (v_held) then v_midnight else p_now end
     from made m;
 

@@ -1,6 +1,7 @@
 -- Ends runs that failed, and decides what becomes of each job: with p_retryable and attempts left it is retried after
 -- a back-off (or after p_retry_after_seconds, if the handler asked for longer), as a new outbox row with its due time;
--- else it is dead-lettered. p_failed comes back with the jobs whose current run this was, p_outcomes beside it with
+-- else it is dead-lettered. How many attempts there are and how long the back-off is, store.retry_policies says: field by
+-- field, the narrowest row that has one; p_max_attempts, p_backoff_base and p_backoff_cap stand in where none has. p_failed comes back with the jobs whose current run this was, p_outcomes beside it with
 -- retrying or dead_lettered, p_next_due with when the first retry is due (for wake_relays),
 -- p_busy with the jobs that somebody else holds just now: nothing was written for them; ask again.
 -- Locks: open_jobs by id, then their rows in jobs.
@@ -39,19 +40,28 @@ begin
          coalesce(array_agg(case when q.cause is null then 'retrying' else 'dead_lettered' end), '{}'),
          array_agg(case when q.cause is null then p_now + greatest(
            make_interval(secs => q.retry_after_seconds),
-           relayforge.backoff(p_backoff_base, p_backoff_cap, q.attempt - q.attempt_base)) end)
+           relayforge.backoff(q.backoff_base, q.backoff_cap, q.attempt - q.attempt_base, q.jitter)) end)
     into p_failed, v_errors, v_attempts, v_causes, p_outcomes, v_dues
     from (
       -- A run that stands twice in the arrays has failed once: the first counts.
       select distinct on (o.job_id)
              o.job_id, o.attempt, o.attempt_base, left(i.error, 2000) as error, i.retry_after_seconds,
+             p.backoff_base, p.backoff_cap, p.jitter,
              case
                when not i.retryable then 'permanent'
-               when o.attempt - o.attempt_base >= p_max_attempts or o.attempt >= c_last_attempt then 'exhausted'
+               when o.attempt - o.attempt_base >= p.max_attempts or o.attempt >= c_last_attempt then 'exhausted'
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
         join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+        join jobs j on j.id = o.job_id
+       cross join lateral relayforge.retry_policy_of(o.tenant_id, j.source) r
+       cross join lateral (
+         select coalesce(r.max_attempts, p_max_attempts) as max_attempts,
+                coalesce(r.backoff_base, p_backoff_base) as backoff_base,
+                coalesce(r.backoff_cap, p_backoff_cap) as backoff_cap,
+                coalesce(r.jitter, 0.5) as jitter
+       ) p
        order by o.job_id, i.ord
     ) q;
 
@@ -70,12 +80,12 @@ begin
    having count(*) > 0;
 
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', i.job_id, j.event_id, i.attempt + 1, i.due_at
+  select relayforge.uuid7(p_now, 0), 'retries', i.job_id, j.event_id, i.attempt + 1, i.due_at
     from unnest(p_failed, v_attempts, v_dues) i(job_id, attempt, due_at)
     join jobs j on j.id = i.job_id
    where i.due_at is not null;
 
   select min(d.at) into p_next_due from unnest(v_dues) d(at);
 end $$;
-comment on procedure relayforge.fail_jobs is 'Ends runs that failed: each job is retried after a back-off, or dead-lettered.';
+comment on procedure relayforge.fail_jobs is 'Ends runs that failed: each job is retried after a back-off, or dead-lettered, as the retry policies say, or else the arguments.';
 grant execute on procedure relayforge.fail_jobs to relayforge_consumer;

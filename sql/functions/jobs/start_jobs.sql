@@ -7,7 +7,7 @@
 --   poisoned   p_max_starts runs in a row ended without an outcome; the job has just been dead-lettered
 --   unknown    there is no such job
 --   locked     somebody else holds the job just now: ask again
--- Locks: open_jobs by id.
+-- p_max_starts stays with the job, for whoever sweeps. Locks: open_jobs by id.
 create function relayforge.start_jobs(
   p_job_ids uuid[],
   p_attempts integer[],
@@ -67,7 +67,8 @@ begin
   end if;
 
   update open_jobs o
-     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1
+     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
+         max_starts = least(p_max_starts, 32000)
     from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
    where o.job_id = i.job_id and i.run_id is not null;
 

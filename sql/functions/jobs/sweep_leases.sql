@@ -1,12 +1,14 @@
 -- Takes over jobs whose lease has run out: their consumer died, froze or lost its database. Each is put in the outbox
 -- again as its next attempt (a lost run is no failure: it takes nothing from the budget), or dead-lettered as poison
--- after p_max_starts runs in a row without an outcome. Any process may call it; an advisory lock lets one at a time
--- work, the others get zeros. At most p_limit jobs a call.
+-- after so many runs in a row without an outcome as its last consumer allows (p_max_starts, where given, instead). Any process
+-- may call it; an advisory lock lets one at a time work, the others get zeros, and so do all if leases were swept less than
+-- p_not_within ago. At most p_limit jobs a call.
 -- Locks: open_jobs by id; a row that somebody holds is left for the next call.
 create function relayforge.sweep_leases(
   p_limit integer,
-  p_max_starts integer,
-  p_now timestamptz default clock_timestamp()
+  p_max_starts integer default null,
+  p_now timestamptz default clock_timestamp(),
+  p_not_within interval default '0'
 )
 returns table (rescued integer, poisoned integer)
 language plpgsql security definer
@@ -18,16 +20,22 @@ declare
   c_last_attempt constant smallint := 32000;
   v_rescued uuid[];
   v_poisoned uuid[];
+  v_reasons text[];
 begin
-  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases'))
+     or exists (select 1 from sweeps s where s.swept_at > p_now - p_not_within and s.swept_at <= p_now) then
     return query select 0, 0;
     return;
   end if;
-  select array_agg(q.job_id) filter (where q.starts < p_max_starts and q.attempt < c_last_attempt),
-         array_agg(q.job_id) filter (where q.starts >= p_max_starts or q.attempt >= c_last_attempt)
-    into v_rescued, v_poisoned
+  if p_not_within > '0' then
+    insert into sweeps (swept_at) values (p_now) on conflict (singleton) do update set swept_at = excluded.swept_at;
+  end if;
+  select array_agg(q.job_id) filter (where not q.is_poison),
+         array_agg(q.job_id) filter (where q.is_poison),
+         array_agg(format('%s runs in a row ended without an outcome', q.starts)) filter (where q.is_poison)
+    into v_rescued, v_poisoned, v_reasons
     from (
-      select o.job_id, o.starts, o.attempt
+      select o.job_id, o.starts, o.starts >= coalesce(p_max_starts, o.max_starts) or o.attempt >= c_last_attempt as is_poison
         from open_jobs o
        where o.state = 'processing' and o.lease_until < p_now
        order by o.job_id
@@ -35,30 +43,12 @@ begin
          for no key update skip locked
     ) q;
 
-  insert into job_log (id, job_id, what, attempt, detail)
-  select relayforge.uuid7(p_now, 0), o.job_id, 'rescued', o.attempt, 'the lease of run ' || o.run_id || ' ran out'
-    from open_jobs o
-   where o.job_id = any (v_rescued);
-  with requeued as (
-    update open_jobs o
-       set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
-           run_id = null, lease_until = null, due_at = p_now
-     where o.job_id = any (v_rescued)
-    returning o.job_id, o.attempt
-  )
-  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
-    from requeued r
-    join jobs j on j.id = r.job_id;
-
+  perform relayforge.requeue_runs(v_rescued, 'the lease of run %s ran out', false, p_now);
   if v_poisoned is not null then
     perform relayforge.dead_letter_jobs(
-      v_poisoned,
-      array_fill('poison'::text, array[cardinality(v_poisoned)]),
-      array_fill(format('%s runs in a row ended without an outcome', p_max_starts), array[cardinality(v_poisoned)]),
-      p_now);
+      v_poisoned, array_fill('poison'::text, array[cardinality(v_poisoned)]), v_reasons, p_now);
   end if;
   return query select coalesce(cardinality(v_rescued), 0), coalesce(cardinality(v_poisoned), 0);
 end $$;
-comment on function relayforge.sweep_leases is 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison.';
-grant execute on function relayforge.sweep_leases to relayforge_consumer;
+comment on function relayforge.sweep_leases is 'Takes over jobs whose lease has run out; returns how many it put in the outbox again and how many it gave up as poison. Zeros if another process sweeps just now, or has less than p_not_within ago.';
+grant execute on function relayforge.sweep_leases to relayforge_consumer, relayforge_relay;

@@ -12,14 +12,14 @@ declare
 begin
   perform 1
      from open_jobs j
-    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target = 'jobs')
+    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target in ('jobs', 'retries'))
     order by j.job_id
       for no key update;
   -- Only now, with the jobs locked: one that has started or was cancelled meanwhile is let be.
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
-    join outbox_messages o on o.id = a.id and o.target = 'jobs'
+    join outbox_messages o on o.id = a.id and o.target in ('jobs', 'retries')
     join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held');
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);

@@ -1,9 +1,9 @@
--- How long to wait before try p_try (from 1): doubles from p_base up to p_cap, then anywhere in its upper half, so that
--- what failed together does not come back together.
-create function relayforge.backoff(p_base interval, p_cap interval, p_try integer)
+-- How long to wait before try p_try (from 1): doubles from p_base up to p_cap; the share p_jitter of that is left to chance,
+-- so that what failed together does not come back together.
+create function relayforge.backoff(p_base interval, p_cap interval, p_try integer, p_jitter double precision default 0.5)
 returns interval
 language sql volatile parallel safe
 as $$
-  select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (0.5 + random() / 2)
+  select least(p_cap, p_base * power(2, least(greatest(p_try, 1) - 1, 30))) * (1 - p_jitter + p_jitter * random())
 $$;
-comment on function relayforge.backoff is 'Exponential back-off with jitter: half to whole of base * 2^(try - 1), at most the cap.';
+comment on function relayforge.backoff is 'Exponential back-off with jitter: base * 2^(try - 1), at most the cap, less up to the share jitter of it.';

@@ -1,4 +1,4 @@
--- When the next message of any target falls due; null when there is none. Three index probes.
+-- When the next message of any target falls due; null when there is none. Four index probes.
 create function relayforge.outbox_next_due(p_from_at timestamptz default '-infinity')
 returns timestamptz
 language sql stable security definer
@@ -6,7 +6,7 @@ set search_path = store, pg_temp
 set enable_seqscan = off
 as $$
   select min(n.at)
-    from unnest(array['jobs', 'events', 'dlq']) t(target)
+    from unnest(array['jobs', 'retries', 'events', 'dlq']) t(target)
    cross join lateral (
      select o.next_attempt_at as at
        from outbox_messages o

@@ -1,5 +1,7 @@
 -- Ends the claim of a batch, in the claiming transaction: what the broker has confirmed leaves the queue, the rest is
--- put off with its error, under a back-off that doubles from p_backoff_base to p_backoff_cap.
+-- put off with its error. What the broker has refused waits under a back-off that doubles from p_backoff_base to
+-- p_backoff_cap; where p_blameless says that the connection was lost or stalled, it waits p_backoff_base at most: the relay
+-- paces itself by its connection then, and the message is as good as any other.
 -- Locks: none that claim_outbox has not taken.
 create function relayforge.settle_outbox(
   p_confirmed uuid[],
@@ -7,7 +9,8 @@ create function relayforge.settle_outbox(
   p_errors text[],
   p_backoff_base interval,
   p_backoff_cap interval,
-  p_now timestamptz default clock_timestamp()
+  p_now timestamptz default clock_timestamp(),
+  p_blameless boolean[] default null
 )
 returns void
 language plpgsql security definer
@@ -23,13 +26,14 @@ begin
     returning o.target, o.job_id, o.attempt
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target = 'jobs';
+  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target in ('jobs', 'retries');
 
   update outbox_messages o
      set attempts = o.attempts + 1,
          last_error = left(d.error, 2000),
-         next_attempt_at = p_now + relayforge.backoff(p_backoff_base, p_backoff_cap, o.attempts + 1)
-    from unnest(p_deferred, p_errors) d(id, error)
+         next_attempt_at = p_now + relayforge.backoff(
+           p_backoff_base, case when d.blameless then p_backoff_base else p_backoff_cap end, o.attempts + 1)
+    from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
    where o.id = d.id;
 end $$;
 comment on function relayforge.settle_outbox is 'Removes what the broker has confirmed and puts off the rest with its error.';

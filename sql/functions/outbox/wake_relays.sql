@@ -24,4 +24,4 @@ begin
   return v_woken;
 end $$;
 comment on function relayforge.wake_relays is 'Wakes the relays that would sleep past the given time; call it after the commit that wrote the messages.';
-grant execute on function relayforge.wake_relays to relayforge_api, relayforge_relay, relayforge_consumer;
+grant execute on function relayforge.wake_relays to relayforge_api, relayforge_relay, relayforge_consumer, relayforge_dba;

@@ -32,7 +32,7 @@ begin
     returning o.job_id, o.attempt
   ), sent as (
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
+    select relayforge.uuid7(p_now, 0), 'retries', r.job_id, j.event_id, r.attempt, p_now
       from released r
       join jobs j on j.id = r.job_id
   )

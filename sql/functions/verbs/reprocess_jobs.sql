@@ -63,7 +63,7 @@ begin
     delete from dead_jobs d using opened o where d.job_id = o.id
   )
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', o.id, o.event_id, o.attempts + 1, p_now from opened o;
+  select relayforge.uuid7(p_now, 0), 'retries', o.id, o.event_id, o.attempts + 1, p_now from opened o;
 
   perform relayforge.audit_jobs(p_actor, 'reprocess_jobs', p_reason, v_job_ids, v_outcomes, 'reprocessed', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);

@@ -164,6 +164,21 @@ fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "set_retry_policy",
+            "select relayforge.set_retry_policy('default', null, 'gently', 7, '1 min', '1 h', 0.1)"
+                .to_owned(),
+        ),
+        (
+            "remove_retry_policy",
+            "select relayforge.remove_retry_policy('default', 'generic', 'as before')".to_owned(),
+        ),
+        (
+            "rebuild_broker_step",
+            "select last_job_id, written from relayforge.rebuild_broker_step()".to_owned(),
+        ),
+        ("rebuild_broker", "call relayforge.rebuild_broker()".to_owned()),
+        ("wake_relays", "select relayforge.wake_relays()".to_owned()),
+        (
             "erase_tenant",
             format!("call relayforge.erase_tenant('{DEFAULT_TENANT}', 'asked to')"),
         ),

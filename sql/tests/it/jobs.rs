@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use sql::GenericClient;
 use sql::jobs::{
-    FailedRun, JobAttempt, Run, Start, Swept, complete_jobs, fail_jobs, renew_leases, start_jobs,
-    sweep_leases,
+    FailedRun, JobAttempt, Run, Start, Swept, complete_jobs, fail_jobs, hand_back_runs, renew_leases,
+    start_jobs, sweep_leases,
 };
 use sql::testing::TestDb;
 use uuid::Uuid;
 
-use crate::support::{LEASE, POLICY, consumer, count, failure, hook, new_job, start, started};
+use crate::support::{LEASE, POLICY, consumer, count, failure, hook, new_job, start, start_bounded, started};
 
 /// As if that much time had passed for the lease.
 async fn expire_leases(db: &TestDb) {
@@ -203,7 +203,7 @@ async fn only_the_sweeper_takes_a_job_over_and_the_old_run_is_fenced() {
     let job_id = new_job(&db, "a").await;
     let lost = started(&client, job_id, 1).await;
     assert_eq!(
-        sweep_leases(&client, 100, 5).await.unwrap(),
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
         Swept::default(),
         "the lease is alive"
     );
@@ -219,7 +219,7 @@ async fn only_the_sweeper_takes_a_job_over_and_the_old_run_is_fenced() {
         "a message does not take over"
     );
     assert_eq!(
-        sweep_leases(&client, 100, 5).await.unwrap(),
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
         Swept {
             rescued: 1,
             poisoned: 0
@@ -256,7 +256,10 @@ async fn a_late_run_that_nobody_took_over_may_finish() {
         complete_jobs(&client, &[job.run]).await.unwrap().jobs,
         [job.run.job_id]
     );
-    assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default());
+    assert_eq!(
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
+        Swept::default()
+    );
 }
 
 #[tokio::test]
@@ -265,20 +268,20 @@ async fn a_job_that_keeps_killing_its_consumer_is_poison() {
     let client = consumer(&db).await;
     let job_id = new_job(&db, "a").await;
     for attempt in 1..=2 {
-        started(&client, job_id, attempt).await;
+        start_bounded(&client, job_id, attempt, 3).await;
         expire_leases(&db).await;
         assert_eq!(
-            sweep_leases(&client, 100, 3).await.unwrap(),
+            sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
             Swept {
                 rescued: 1,
                 poisoned: 0
             }
         );
     }
-    started(&client, job_id, 3).await;
+    start_bounded(&client, job_id, 3, 3).await;
     expire_leases(&db).await;
     assert_eq!(
-        sweep_leases(&client, 100, 3).await.unwrap(),
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
         Swept {
             rescued: 0,
             poisoned: 1
@@ -300,7 +303,7 @@ async fn a_lost_run_is_no_failure() {
     for attempt in [1, 3] {
         started(&client, job_id, attempt).await;
         expire_leases(&db).await;
-        sweep_leases(&client, 100, 5).await.unwrap();
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap();
         let job = started(&client, job_id, attempt + 1).await;
         let failed = fail_jobs(&client, &[failure(job.run, true)], &POLICY)
             .await
@@ -319,17 +322,17 @@ async fn an_outcome_in_between_resets_the_poison_counter() {
     let db = TestDb::create().await;
     let client = consumer(&db).await;
     let job_id = new_job(&db, "a").await;
-    started(&client, job_id, 1).await;
+    start_bounded(&client, job_id, 1, 2).await;
     expire_leases(&db).await;
-    sweep_leases(&client, 100, 2).await.unwrap();
+    sweep_leases(&client, 100, Duration::ZERO).await.unwrap();
     let job = started(&client, job_id, 2).await;
     fail_jobs(&client, &[failure(job.run, true)], &POLICY)
         .await
         .unwrap();
-    started(&client, job_id, 3).await;
+    start_bounded(&client, job_id, 3, 2).await;
     expire_leases(&db).await;
     assert_eq!(
-        sweep_leases(&client, 100, 2).await.unwrap(),
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
         Swept {
             rescued: 1,
             poisoned: 0
@@ -344,7 +347,7 @@ async fn a_start_beyond_the_poison_limit_gives_the_job_up() {
     let job_id = new_job(&db, "a").await;
     started(&client, job_id, 1).await;
     expire_leases(&db).await;
-    sweep_leases(&client, 100, 5).await.unwrap();
+    sweep_leases(&client, 100, Duration::ZERO).await.unwrap();
     // Another consumer is configured with a lower limit.
     let answer = start_jobs(&client, &[JobAttempt { job_id, attempt: 2 }], LEASE, 1)
         .await
@@ -362,7 +365,7 @@ async fn a_message_beside_the_one_that_is_poisoned_finds_the_job_final() {
     let job_id = new_job(&db, "a").await;
     started(&client, job_id, 1).await;
     expire_leases(&db).await;
-    sweep_leases(&client, 100, 5).await.unwrap();
+    sweep_leases(&client, 100, Duration::ZERO).await.unwrap();
     let asked = JobAttempt { job_id, attempt: 2 };
     let answers = start_jobs(&client, &[asked, asked], LEASE, 1).await.unwrap();
     assert!(
@@ -438,7 +441,10 @@ async fn two_sweepers_at_once_rescue_each_job_once() {
     }
     expire_leases(&db).await;
     let (one, two) = (consumer(&db).await, consumer(&db).await);
-    let (first, second) = tokio::join!(sweep_leases(&one, 100, 5), sweep_leases(&two, 100, 5));
+    let (first, second) = tokio::join!(
+        sweep_leases(&one, 100, Duration::ZERO),
+        sweep_leases(&two, 100, Duration::ZERO)
+    );
     let rescued = first.unwrap().rescued + second.unwrap().rescued;
     assert_eq!(rescued, 20);
     assert_eq!(
@@ -449,7 +455,10 @@ async fn two_sweepers_at_once_rescue_each_job_once() {
         .await,
         20
     );
-    assert_eq!(sweep_leases(&client, 100, 5).await.unwrap(), Swept::default());
+    assert_eq!(
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap(),
+        Swept::default()
+    );
 }
 
 #[tokio::test]
@@ -465,10 +474,10 @@ async fn a_sweep_is_bounded_and_passes_over_held_rows() {
     psql.batch_execute("begin; select 1 from store.open_jobs order by job_id limit 1 for update")
         .await
         .unwrap();
-    assert_eq!(sweep_leases(&client, 3, 5).await.unwrap().rescued, 3);
-    assert_eq!(sweep_leases(&client, 3, 5).await.unwrap().rescued, 1);
+    assert_eq!(sweep_leases(&client, 3, Duration::ZERO).await.unwrap().rescued, 3);
+    assert_eq!(sweep_leases(&client, 3, Duration::ZERO).await.unwrap().rescued, 1);
     psql.batch_execute("rollback").await.unwrap();
-    assert_eq!(sweep_leases(&client, 3, 5).await.unwrap().rescued, 1);
+    assert_eq!(sweep_leases(&client, 3, Duration::ZERO).await.unwrap().rescued, 1);
 }
 
 /// The statements are the wrappers'; this one is what a client in another language would write.
@@ -547,4 +556,101 @@ async fn a_job_in_an_open_transaction_holds_up_nobody_else() {
         [runs[0].job_id]
     );
     assert!(matches!(start(&client, queued, 1).await, Start::Started(_)));
+}
+
+/// The limit is that of the consumer which had the job: whoever sweeps need not know it.
+#[tokio::test]
+async fn poison_is_counted_against_the_last_consumers_limit() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let strict = new_job(&db, "strict").await;
+    let lenient = new_job(&db, "lenient").await;
+    start_bounded(&client, strict, 1, 1).await;
+    start_bounded(&client, lenient, 1, 2).await;
+    expire_leases(&db).await;
+    let relay = db.pool("relayforge_relay").get().await.unwrap();
+    let swept = sweep_leases(&relay, 100, Duration::ZERO).await.unwrap();
+    assert_eq!((swept.rescued, swept.poisoned), (1, 1));
+    let dead = format!("select count(*) from store.dead_jobs where cause = 'poison' and job_id = '{strict}'");
+    assert_eq!(count(&db, &dead).await, 1);
+}
+
+#[tokio::test]
+async fn many_sweepers_look_as_often_as_one_would() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let minute = Duration::from_secs(60);
+    assert_eq!(
+        sweep_leases(&client, 100, minute).await.unwrap(),
+        Swept::default()
+    );
+    started(&client, new_job(&db, "a").await, 1).await;
+    expire_leases(&db).await;
+    assert_eq!(
+        sweep_leases(&client, 100, minute).await.unwrap(),
+        Swept::default(),
+        "one has just looked"
+    );
+    // As if the clock had been set back since.
+    let ahead = "update store.sweeps set swept_at = clock_timestamp() + interval '1 hour'";
+    db.owner().await.execute(ahead, &[]).await.unwrap();
+    assert_eq!(sweep_leases(&client, 100, minute).await.unwrap().rescued, 1);
+}
+
+#[tokio::test]
+async fn a_run_that_is_handed_back_is_started_again_at_once_and_is_no_sign_of_poison() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let job_id = new_job(&db, "a").await;
+    for attempt in 1..=7 {
+        let run = started(&client, job_id, attempt).await.run;
+        let other = Run {
+            run_id: Uuid::new_v4(),
+            ..run
+        };
+        assert!(
+            hand_back_runs(&client, &[other]).await.unwrap().is_empty(),
+            "somebody else's"
+        );
+        assert_eq!(hand_back_runs(&client, &[run]).await.unwrap(), [job_id]);
+        assert!(hand_back_runs(&client, &[run]).await.unwrap().is_empty(), "twice");
+        assert!(
+            complete_jobs(&client, &[run]).await.unwrap().jobs.is_empty(),
+            "fenced"
+        );
+        let message = format!(
+            "select count(*) from store.outbox_messages
+              where target = 'jobs' and attempt = {} and next_attempt_at <= clock_timestamp()",
+            attempt + 1
+        );
+        assert_eq!(count(&db, &message).await, 1);
+    }
+    // Nor did any of it count against the budget of attempts.
+    let run = started(&client, job_id, 8).await.run;
+    let failed = fail_jobs(&client, &[failure(run, true)], &POLICY).await.unwrap();
+    assert_eq!(failed.retrying, [job_id]);
+}
+
+#[tokio::test]
+async fn a_run_whose_job_somebody_holds_is_not_handed_back_but_left_to_its_lease() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let runs = [
+        started(&client, new_job(&db, "held").await, 1).await.run,
+        started(&client, new_job(&db, "free").await, 1).await.run,
+    ];
+    let psql = db.owner().await;
+    psql.batch_execute(&format!(
+        "begin; select 1 from store.open_jobs where job_id = '{}' for update",
+        runs[0].job_id
+    ))
+    .await
+    .unwrap();
+    assert_eq!(hand_back_runs(&client, &runs).await.unwrap(), [runs[1].job_id]);
+    psql.batch_execute("rollback").await.unwrap();
+    expire_leases(&db).await;
+    assert_eq!(
+        sweep_leases(&client, 100, Duration::ZERO).await.unwrap().rescued,
+        1
+    );
 }

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use sql::jobs::{complete_jobs, fail_jobs};
 use sql::outbox::{
-    LowWater, OUTBOX_CHANNEL, Settlement, Target, abandon_outbox, claim_outbox, count_outbox,
-    outbox_next_due, relay_sleep, relay_wake, settle_outbox, wake_relays,
+    Deferred, LowWater, OUTBOX_CHANNEL, Settlement, Target, abandon_outbox, claim_outbox, count_outbox,
+    outbox_next_due, rebuild_broker, relay_sleep, relay_wake, settle_outbox, wake_relays,
 };
 use sql::pool::Listener;
 use sql::testing::TestDb;
 use uuid::Uuid;
 
-use crate::support::{Hook, api, count, hook, ingest, relay};
+use crate::support::{
+    Hook, POLICY, api, consumer, count, dba, failure, hook, ingest, new_job, relay, started,
+};
 
 const BASE: Duration = Duration::from_secs(1);
 const CAP: Duration = Duration::from_secs(60);
@@ -106,7 +109,11 @@ async fn what_the_broker_refuses_waits_with_its_reason() {
         .remove(0);
     let settlement = Settlement {
         confirmed: Vec::new(),
-        deferred: vec![(row.id, "nacked".to_owned())],
+        deferred: vec![Deferred {
+            id: row.id,
+            error: "nacked".to_owned(),
+            blameless: false,
+        }],
     };
     settle_outbox(&transaction, &settlement, BASE, CAP).await.unwrap();
     transaction.commit().await.unwrap();
@@ -285,4 +292,154 @@ async fn no_wake_up_is_lost() {
         }
     }
     writer.await.unwrap();
+}
+
+/// What was lost with its connection is as good as any other: it does not wait longer each time.
+#[tokio::test]
+async fn what_was_lost_with_its_connection_waits_for_the_first_back_off_only() {
+    let db = TestDb::create().await;
+    fill(&db, 1).await;
+    let mut client = relay(&db).await;
+    for attempt in 1..=6 {
+        db.owner()
+            .await
+            .execute(
+                "update store.outbox_messages set next_attempt_at = clock_timestamp()",
+                &[],
+            )
+            .await
+            .unwrap();
+        let transaction = client.transaction().await.unwrap();
+        let row = claim_outbox(&transaction, Target::Jobs, 10, LowWater::START)
+            .await
+            .unwrap()
+            .remove(0);
+        let settlement = Settlement {
+            deferred: vec![Deferred {
+                id: row.id,
+                error: "no confirm".to_owned(),
+                blameless: true,
+            }],
+            ..Settlement::default()
+        };
+        settle_outbox(&transaction, &settlement, BASE, CAP).await.unwrap();
+        transaction.commit().await.unwrap();
+        let waits = format!(
+            "select count(*) from store.outbox_messages
+              where attempts = {attempt} and next_attempt_at <= clock_timestamp() + interval '1 second'"
+        );
+        assert_eq!(count(&db, &waits).await, 1, "attempt {attempt}");
+    }
+}
+
+/// The work messages that there are: job number, target, attempt.
+async fn work(db: &TestDb, jobs: &[Uuid]) -> Vec<String> {
+    let rows = db
+        .owner()
+        .await
+        .query(
+            "select concat_ws(' ', array_position($1, job_id) - 1, target, attempt)
+               from store.outbox_messages where target in ('jobs', 'retries') order by 1",
+            &[&jobs],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_lost_broker_is_rebuilt_from_the_open_jobs() {
+    let db = TestDb::create().await;
+    let (relay, consumer) = (relay(&db).await, consumer(&db).await);
+    let mut jobs = Vec::new();
+    for id in ["queued", "retrying", "running", "done", "held", "in the outbox"] {
+        jobs.push(new_job(&db, id).await);
+    }
+    let (retrying, running, done) = (jobs[1], jobs[2], jobs[3]);
+    let run = started(&consumer, retrying, 1).await.run;
+    fail_jobs(&consumer, &[failure(run, true)], &POLICY)
+        .await
+        .unwrap();
+    started(&consumer, running, 1).await;
+    let run = started(&consumer, done, 1).await.run;
+    complete_jobs(&consumer, &[run]).await.unwrap();
+    dba(&db)
+        .await
+        .query(
+            "select relayforge.hold_jobs(array[$1::uuid], 'let me look')",
+            &[&jobs[4]],
+        )
+        .await
+        .unwrap();
+    let owner = db.owner().await;
+    // All but the last one have been published, and the broker has lost them.
+    owner
+        .execute(
+            "delete from store.outbox_messages where job_id <> $1",
+            &[&jobs[5]],
+        )
+        .await
+        .unwrap();
+    assert_eq!(rebuild_broker(&relay).await.unwrap(), 2);
+    let rebuilt = ["0 jobs 1", "1 retries 2", "5 jobs 1"];
+    assert_eq!(work(&db, &jobs).await, rebuilt);
+    let due = "select count(*) from store.outbox_messages o join store.open_jobs j using (job_id)
+                where o.next_attempt_at = j.due_at or (o.target = 'jobs' and o.next_attempt_at >= j.due_at)";
+    assert_eq!(count(&db, due).await, 3, "a retry keeps its due time");
+    // Again, and by two at once: each is there once.
+    let other = crate::support::relay(&db).await;
+    let (one, two) = tokio::join!(rebuild_broker(&relay), rebuild_broker(&other));
+    assert_eq!((one.unwrap(), two.unwrap()), (0, 0));
+    assert_eq!(work(&db, &jobs).await, rebuilt);
+}
+
+/// A relay has had a message confirmed by the queue that is gone now, and has not committed yet.
+#[tokio::test]
+async fn a_message_that_is_claimed_while_the_broker_is_rebuilt_is_written_again() {
+    let db = TestDb::create().await;
+    let jobs = [new_job(&db, "claimed").await, new_job(&db, "waiting").await];
+    let (mut claiming, other) = (relay(&db).await, relay(&db).await);
+    let transaction = claiming.transaction().await.unwrap();
+    let claimed = claim_outbox(&transaction, Target::Jobs, 1, LowWater::START)
+        .await
+        .unwrap();
+    assert_eq!(claimed[0].job_id, jobs[0]);
+    assert_eq!(rebuild_broker(&other).await.unwrap(), 1);
+    let settlement = Settlement {
+        confirmed: vec![claimed[0].id],
+        ..Settlement::default()
+    };
+    settle_outbox(&transaction, &settlement, BASE, CAP).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(work(&db, &jobs).await, ["0 jobs 1", "1 jobs 1"]);
+}
+
+#[tokio::test]
+async fn a_rebuild_wakes_the_relays_and_goes_page_by_page() {
+    let db = TestDb::create().await;
+    fill(&db, 5).await;
+    let relay = relay(&db).await;
+    let owner = db.owner().await;
+    owner
+        .execute("delete from store.outbox_messages", &[])
+        .await
+        .unwrap();
+    relay_sleep(&relay, Uuid::now_v7(), Utc::now() + TimeDelta::seconds(60))
+        .await
+        .unwrap();
+    let (mut after, mut pages) = (Some(Uuid::nil()), Vec::new());
+    while let Some(last) = after {
+        let page = owner
+            .query_one(
+                "select last_job_id, written from relayforge.rebuild_broker_step($1, 2)",
+                &[&last],
+            )
+            .await
+            .unwrap();
+        after = page.get(0);
+        pages.push(page.get::<_, i32>(1));
+    }
+    assert_eq!(pages, [2, 2, 1]);
+    assert_eq!(rebuild_broker(&relay).await.unwrap(), 0);
+    assert_eq!(count(&db, "select count(*) from store.relay_sleepers").await, 0);
 }

@@ -132,7 +132,7 @@ async fn story(db: &TestDb, job: Uuid) -> String {
           cross join lateral (
             select coalesce(string_agg(b.attempt::text, ',' order by b.attempt), 'none') as attempts
               from store.outbox_messages b
-             where b.job_id = j.id and b.target = 'jobs') m
+             where b.job_id = j.id and b.target in ('jobs', 'retries')) m
           where j.id = '{job}'"
     );
     ask(&db.owner().await, &query).await.unwrap()

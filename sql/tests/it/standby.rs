@@ -23,6 +23,13 @@ async fn arrange(owner: &Client, stage: &Stage) {
         )
         .await
         .unwrap();
+    owner
+        .query(
+            "select relayforge.set_retry_policy('default', 'stripe', 'they are slow', 9)",
+            &[],
+        )
+        .await
+        .unwrap();
     let (_, job) = stage.accept(0, &stripe("evt_1", 100)).await;
     stage.deliver(1, &stripe("evt_1", 100)).await;
     stage.publish(2, "jobs", None).await;

@@ -12,6 +12,7 @@ use sql::testing::TestDb;
 async fn every_view_has_a_test() {
     let tests = [
         include_str!("audit.rs"),
+        include_str!("policies.rs"),
         include_str!("views/counts.rs"),
         include_str!("views/health.rs"),
         include_str!("views/jobs.rs"),

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use anyhow::{Result, ensure};
 use uuid::Uuid;
 
-use super::model::{Job, Message, Outcome, State, Time};
+use super::model::{Job, Message, Outcome, State, Time, is_work};
 use super::step::Case;
 
 /// A job that is open: state, attempt, attempt_base, starts, run, lease, due.
@@ -192,7 +192,7 @@ impl Case<'_> {
             let moves = match job.state {
                 State::Final(_) | State::HeldByOperator | State::Processing { .. } => true,
                 State::Queued | State::Retrying | State::HeldByQuota => {
-                    let in_outbox = |m: &Message| m.target == "jobs" && (m.job, m.attempt) == message;
+                    let in_outbox = |m: &Message| is_work(m.target) && (m.job, m.attempt) == message;
                     self.model.outbox.iter().any(in_outbox) || self.model.broker.contains(&message)
                 }
             };

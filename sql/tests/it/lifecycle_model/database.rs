@@ -236,6 +236,25 @@ impl Database {
         Ok(row.get(0))
     }
 
+    /// The jobs that were handed back.
+    pub(crate) async fn hand_back(&self, (job, run): (Uuid, Uuid), now: Time) -> Result<Vec<Uuid>> {
+        let call = "call relayforge.hand_back_runs(array[$1::uuid], array[$2::uuid], null, p_now => $3)";
+        Ok(self.row(call, &[&job, &run, &now]).await?.get(0))
+    }
+
+    /// How many messages were written, in steps of two jobs.
+    pub(crate) async fn rebuild_broker(&self, now: Time) -> Result<i64> {
+        let mut written = 0;
+        let mut last = Some(Uuid::nil());
+        while let Some(after) = last {
+            let query = "select last_job_id, written from relayforge.rebuild_broker_step($1, 2, p_now => $2)";
+            let row = self.row(query, &[&after, &now]).await?;
+            last = row.get(0);
+            written += i64::from(row.get::<_, i32>(1));
+        }
+        Ok(written)
+    }
+
     /// How many were rescued and poisoned.
     pub(crate) async fn sweep(&self, limit: u8, max_starts: u16, now: Time) -> Result<(i32, i32)> {
         let row = self

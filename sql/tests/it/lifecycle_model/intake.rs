@@ -124,7 +124,7 @@ impl Model {
         let job = self.jobs.len();
         let due = if held { midnight } else { now };
         self.jobs.push(new_job(now, due, held));
-        self.send("jobs", job, 1, due);
+        self.send(if held { "retries" } else { "jobs" }, job, 1, due);
         if key.1 == Source::Loud {
             self.send("events", job, 1, due);
         }

@@ -96,6 +96,13 @@ pub(crate) struct Message {
     pub(crate) due: Time,
     /// Times that publishing it failed.
     pub(crate) failures: i32,
+    /// A relay has had it. All of a sequence is one transaction, so to the database it has it still.
+    pub(crate) claimed: bool,
+}
+
+/// Whether messages of that target ask for a run.
+pub(crate) fn is_work(target: &str) -> bool {
+    ["jobs", "retries"].contains(&target)
 }
 
 /// What the database should hold, and what is out in the world: messages in the broker, runs in consumers.
@@ -149,6 +156,7 @@ impl Model {
             attempt,
             due,
             failures: 0,
+            claimed: false,
         });
     }
 
@@ -229,7 +237,51 @@ impl Model {
     /// The retry of a job that has failed is due then, as the database has chosen.
     pub(crate) fn retries_at(&mut self, job: usize, due: Time) {
         self.jobs[job].due = Some(due);
-        self.send("jobs", job, self.jobs[job].attempt(), due);
+        self.send("retries", job, self.jobs[job].attempt(), due);
+    }
+
+    /// Whether the run, which will not go on, gave its job back.
+    pub(crate) fn hand_back(&mut self, job: usize, run: Uuid) -> bool {
+        let current = self.is_current(job, run);
+        if current {
+            self.requeue(job);
+            self.jobs[job].unfinished -= 1;
+        }
+        current
+    }
+
+    /// Puts a job back whose run has ended without an outcome.
+    fn requeue(&mut self, job: usize) {
+        let attempt = self.jobs[job].attempt();
+        self.log(job, "rescued", attempt);
+        self.jobs[job].state = State::Retrying;
+        self.jobs[job].due = Some(self.now);
+        self.send("jobs", job, attempt + 1, self.now);
+    }
+
+    /// The broker has lost all it had; returns how many messages are written anew.
+    pub(crate) fn lose_broker(&mut self) -> i64 {
+        self.broker.clear();
+        let waiting = self.open_jobs(Job::waits);
+        let mut written = 0;
+        for job in waiting {
+            let j = &self.jobs[job];
+            let (attempt, held) = (j.attempt(), matches!(j.state, State::HeldByOperator));
+            let is_there =
+                |m: &Message| is_work(m.target) && (m.job, m.attempt, m.claimed) == (job, attempt, false);
+            if held || self.outbox.iter().any(is_there) {
+                continue;
+            }
+            let target = if matches!(j.state, State::Queued) {
+                "jobs"
+            } else {
+                "retries"
+            };
+            let due = j.due.map_or(self.now, |due| due.max(self.now));
+            self.send(target, job, attempt, due);
+            written += 1;
+        }
+        written
     }
 
     pub(crate) fn renew(&mut self, job: usize, run: Uuid) -> bool {
@@ -254,11 +306,7 @@ impl Model {
                 poisoned += 1;
                 continue;
             }
-            let attempt = self.jobs[job].attempt();
-            self.log(job, "rescued", attempt);
-            self.jobs[job].state = State::Retrying;
-            self.jobs[job].due = Some(now);
-            self.send("jobs", job, attempt + 1, now);
+            self.requeue(job);
             rescued += 1;
         }
         (rescued, poisoned)
@@ -299,7 +347,7 @@ impl Model {
     /// The broker has confirmed a message.
     pub(crate) fn confirm(&mut self, id: Uuid) {
         let message = self.take(id);
-        if message.target == "jobs" {
+        if is_work(message.target) {
             self.log(message.job, "published", message.attempt);
             self.broker.push((message.job, message.attempt));
         }
@@ -309,7 +357,7 @@ impl Model {
     pub(crate) fn abandon(&mut self, id: Uuid) {
         let message = self.take(id);
         let job = &self.jobs[message.job];
-        if message.target == "jobs" && job.waits() && job.attempt() == message.attempt {
+        if is_work(message.target) && job.waits() && job.attempt() == message.attempt {
             self.dead_letter(message.job, "unpublishable");
         }
     }

@@ -31,6 +31,10 @@ pub(crate) enum Op {
     },
     /// A run asks for more time.
     Renew(u8),
+    /// A consumer that is told to end hands a run back.
+    HandBack(u8),
+    /// The broker loses all it has, and all messages are written anew.
+    LoseBroker,
     /// Whatever is due next is published, and all that the broker has is delivered. Where it is forgotten, the relay died
     /// before it had said so.
     Turn { forgotten: bool },
@@ -157,7 +161,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 }
 
 fn relay() -> impl Strategy<Value = Op> {
-    let target = prop_oneof![6 => Just("jobs"), 1 => select(&["events", "dlq"][..])];
+    let target = prop_oneof![6 => Just("jobs"), 4 => Just("retries"), 1 => select(&["events", "dlq"][..])];
     let fate = prop_oneof![
         8 => Just(Fate::Confirmed),
         2 => Just(Fate::Deferred),
@@ -210,6 +214,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => vec(any::<u8>(), 1..3).prop_map(Op::Complete),
         9 => fail,
         3 => any::<u8>().prop_map(Op::Renew),
+        2 => any::<u8>().prop_map(Op::HandBack),
+        2 => Just(Op::LoseBroker),
         4 => prop::bool::weighted(0.8).prop_map(|swept| Op::Crash { swept }),
         3 => sweep.prop_map(|(limit, patient)| Op::Sweep { limit, patient }),
         8 => verb(),

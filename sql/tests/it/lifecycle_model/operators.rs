@@ -48,7 +48,7 @@ impl Model {
                     State::Retrying
                 };
                 j.due = Some(self.now);
-                self.send("jobs", job, self.jobs[job].attempt(), self.now);
+                self.send("retries", job, self.jobs[job].attempt(), self.now);
                 "released"
             }
             _ => "not_held",
@@ -66,7 +66,7 @@ impl Model {
                 j.finished_at = None;
                 (j.failures, j.unfinished) = (0, 0);
                 j.reopened += 1;
-                self.send("jobs", job, self.jobs[job].attempt(), self.now);
+                self.send("retries", job, self.jobs[job].attempt(), self.now);
                 "reprocessed"
             }
             _ => "open",

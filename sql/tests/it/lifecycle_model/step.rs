@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::intake::Answer;
-use super::model::{LEASE_SECONDS, MAX_STARTS, Model, Time, backoff, midnight_after};
+use super::model::{LEASE_SECONDS, MAX_STARTS, Model, Time, backoff, is_work, midnight_after};
 use super::op::{Fate, Op, Sent, Verb};
 
 /// Beyond this there may be no partition, and there is a way to go after the last operation.
@@ -52,6 +52,13 @@ impl Case<'_> {
                 retry_after_seconds,
             } => self.fail(*run, *retryable, *retry_after_seconds).await?,
             Op::Renew(run) => self.renew(*run).await?,
+            Op::HandBack(run) => self.hand_back(*run).await?,
+            Op::LoseBroker => {
+                let written = self.database.rebuild_broker(self.model.now).await?;
+                let expected = self.model.lose_broker();
+                self.say(format!("  {written} messages written, expected {expected}"));
+                ensure!(written == expected);
+            }
             Op::Turn { forgotten } => self.turn(*forgotten).await?,
             Op::Crash { swept } => {
                 self.model.now += TimeDelta::seconds(i64::from(LEASE_SECONDS) + 1);
@@ -108,7 +115,7 @@ impl Case<'_> {
         } else {
             Fate::Confirmed
         };
-        for target in ["jobs", "events", "dlq"] {
+        for target in ["jobs", "retries", "events", "dlq"] {
             self.relay(target, u8::MAX, fate).await?;
         }
         let messages = std::mem::take(&mut self.model.broker);
@@ -172,6 +179,9 @@ impl Case<'_> {
             .collect();
         ensure!(claimed == expected, "claimed {claimed:?}, expected {expected:?}");
         let ids: Vec<Uuid> = claimed.iter().map(|row| row.0).collect();
+        for message in &mut self.model.outbox {
+            message.claimed |= message.id.is_some_and(|id| ids.contains(&id));
+        }
         match fate {
             Fate::Confirmed => {
                 self.database.settle(&ids, &[], now).await?;
@@ -185,7 +195,7 @@ impl Case<'_> {
                 self.database.settle(&[], &ids, now).await?;
                 self.deferred(&ids).await?;
             }
-            Fate::Forgotten if target == "jobs" => {
+            Fate::Forgotten if is_work(target) => {
                 let messages = claimed
                     .iter()
                     .map(|row| (self.model.job_of(row.1).unwrap(), row.2));

@@ -144,6 +144,18 @@ impl Case<'_> {
         Ok(())
     }
 
+    pub(crate) async fn hand_back(&mut self, run: u8) -> Result<()> {
+        let Some((job, ids)) = self.picked_run(run) else {
+            return Ok(());
+        };
+        let handed_back = self.database.hand_back(ids, self.model.now).await?;
+        ensure!(
+            handed_back.contains(&ids.0) == self.model.hand_back(job, ids.1),
+            "handed back {handed_back:?}"
+        );
+        Ok(())
+    }
+
     pub(crate) async fn sweep(&mut self, limit: u8, max_starts: u16) -> Result<()> {
         let swept = self.database.sweep(limit, max_starts, self.model.now).await?;
         let expected = self.model.sweep(limit.into(), max_starts);

@@ -12,7 +12,12 @@ const MINUTE: i64 = 60;
 async fn what_waits_for_the_broker_by_target() {
     let db = TestDb::create().await;
     let stage = Stage::from_now(&db).await;
-    let empty = ["(dlq,0,f,0,0,,)", "(events,0,f,0,0,,)", "(jobs,0,f,0,0,,)"];
+    let empty = [
+        "(dlq,0,f,0,0,,)",
+        "(events,0,f,0,0,,)",
+        "(jobs,0,f,0,0,,)",
+        "(retries,0,f,0,0,,)",
+    ];
     let backlog = "select target, waiting, estimated, due, failing, oldest_due_at - :day, last_error
                      from relayforge.outbox_backlog order by target";
     assert_eq!(stage.rows(backlog).await, empty);
@@ -45,7 +50,8 @@ async fn what_waits_for_the_broker_by_target() {
         [
             "(dlq,1,f,1,0,-00:03:00,)",
             "(events,5,f,5,0,-00:08:00,)",
-            "(jobs,6,f,5,2,-00:06:00,unroutable)",
+            "(jobs,5,f,5,2,-00:06:00,unroutable)",
+            "(retries,1,f,0,0,00:03:00,)",
         ]
     );
 }
@@ -67,7 +73,7 @@ async fn a_backlog_beyond_a_hundred_thousand_is_estimated() {
     let backlog = "select target, waiting, estimated, due from relayforge.outbox_backlog where target <> 'events' order by target";
     assert_eq!(
         stage.rows(backlog).await,
-        ["(dlq,0,f,0)", "(jobs,105001,t,100001)"]
+        ["(dlq,0,f,0)", "(jobs,105001,t,100001)", "(retries,0,f,0)"]
     );
 }
 

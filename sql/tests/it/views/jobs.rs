@@ -190,9 +190,11 @@ async fn stuck_jobs_are_told_what_they_wait_for_and_the_others_are_not_shown() {
     let run = stage.start(-13 * MINUTE, retry, 1).await;
     stage.fail(-13 * MINUTE, retry, run, true, "no answer").await;
     let refused = job(&stage, -12 * MINUTE, "refused").await;
-    stage
-        .publish(-11 * MINUTE, "jobs", Some("no queue takes it"))
-        .await;
+    for target in ["jobs", "retries"] {
+        stage
+            .publish(-11 * MINUTE, target, Some("no queue takes it"))
+            .await;
+    }
     let unpublished = job(&stage, -10 * MINUTE, "unpublished").await;
     // It has two messages then.
     stage

@@ -53,7 +53,7 @@ async fn first_attempt(db: &TestDb, stage: &Stage) -> (Uuid, Uuid) {
 async fn to_the_end(stage: &Stage, event: Uuid, job: Uuid) {
     assert_eq!(stage.verb(7, "hold_jobs", job, "let me look").await, "held");
     assert_eq!(stage.verb(8, "release_jobs", job, "go on").await, "released");
-    stage.publish(9, "jobs", None).await;
+    stage.publish(9, "retries", None).await;
     let run = stage.start(10, job, 2).await;
     stage.fail(11, job, run, false, "no such order").await;
     assert_eq!(
@@ -71,7 +71,7 @@ async fn to_the_end(stage: &Stage, event: Uuid, job: Uuid) {
         ],
         "the third attempt has not begun"
     );
-    stage.publish(13, "jobs", None).await;
+    stage.publish(13, "retries", None).await;
     let run = stage.start(14, job, 3).await;
     stage.complete(15, job, run).await;
     assert_eq!(stage.verb(16, "cancel_jobs", job, "too late").await, "final");
@@ -147,7 +147,7 @@ async fn what_happens_within_a_millisecond_is_in_order_too() {
     let run = stage.start(0, job, 1).await;
     stage.fail(0, job, run, false, "no").await;
     stage.verb(0, "reprocess_jobs", job, "yes").await;
-    stage.publish(0, "jobs", None).await;
+    stage.publish(0, "retries", None).await;
     let run = stage.start(0, job, 2).await;
     stage.complete(0, job, run).await;
     stage.deliver(0, &hook("a")).await;

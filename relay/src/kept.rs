@@ -1,0 +1,143 @@
+//! A publisher on whichever session is up, and what is done while the broker confirms nothing.
+//!
+//! A broker that is blocked by its memory or disk alarm, or stalled, says nothing; it only stops to confirm. So when a
+//! message times out, publishing is paused: the next session is open to one message at a time, the probe, until the broker
+//! has answered for one. Owns that, and the readiness check `broker` meanwhile. Sessions come from `supervisor.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::publisher::Publisher;
+use crate::session::Session;
+use crate::supervisor::Supervisor;
+
+/// What readiness says while publishing is paused.
+const PAUSED: &str =
+    "publishing is paused: the broker confirms nothing (a memory or disk alarm, or it is stalled)";
+
+/// The publisher of whichever session is up; clones share it.
+#[derive(Clone, Debug)]
+pub struct KeptPublisher(watch::Receiver<Option<Live>>);
+
+#[derive(Clone, Debug)]
+struct Live {
+    publisher: Publisher,
+    /// While publishing is paused: who holds its one permit may probe.
+    probe: Option<Arc<Semaphore>>,
+}
+
+/// Leave to publish.
+#[derive(Debug)]
+pub struct Turn {
+    /// Where to.
+    pub publisher: Publisher,
+    probe: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Whether publishing is paused: one message, and nobody else publishes as long as this is held.
+    pub fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+}
+
+impl From<Publisher> for Turn {
+    fn from(publisher: Publisher) -> Self {
+        Self {
+            publisher,
+            probe: None,
+        }
+    }
+}
+
+impl KeptPublisher {
+    /// The publisher, once there is one and, while publishing is paused, it is the caller's turn to probe. `None` after the
+    /// end of the task of [`keep`].
+    pub async fn turn(&mut self) -> Option<Turn> {
+        let is_live = |live: &Option<Live>| live.as_ref().is_some_and(|live| !live.publisher.is_lost());
+        loop {
+            let live = self.0.wait_for(is_live).await.ok()?.clone()?;
+            let Some(probe) = live.probe else {
+                return Some(live.publisher.into());
+            };
+            tokio::select! {
+                // Fails only for a closed semaphore, and nobody closes it.
+                permit = probe.acquire_owned() => return Some(Turn { publisher: live.publisher, probe: permit.ok() }),
+                changed = self.0.changed() => changed.ok()?,
+            }
+        }
+    }
+}
+
+/// Keeps a publisher open on one session after the other, until `stop` is cancelled: to be done after the
+/// last message has its outcome, because what is in flight then is lost. The task ends with the connection
+/// closed.
+pub fn keep(
+    mut supervisor: Supervisor,
+    confirm_timeout: Duration,
+    stop: CancellationToken,
+) -> (KeptPublisher, JoinHandle<()>) {
+    let (current, kept) = watch::channel(None);
+    let task = tokio::spawn(async move {
+        let mut paused = false;
+        while let Some(session) = supervisor.connect(&stop).await {
+            let started = tokio::select! {
+                biased;
+                () = stop.cancelled() => continue,
+                started = Publisher::start(&session, confirm_timeout) => started,
+            };
+            // Its error is the session's end, which the supervisor logs.
+            let Ok(publisher) = started else { continue };
+            if paused {
+                supervisor.report(Err(PAUSED));
+            }
+            offer(&current, &publisher, paused);
+            paused = serve(&current, &publisher, session, paused, &supervisor, &stop).await;
+        }
+    });
+    (KeptPublisher(kept), task)
+}
+
+fn offer(current: &watch::Sender<Option<Live>>, publisher: &Publisher, paused: bool) {
+    current.send_replace(Some(Live {
+        publisher: publisher.clone(),
+        probe: paused.then(|| Arc::new(Semaphore::new(1))),
+    }));
+}
+
+/// Until the session ends; returns whether publishing is to be paused on the next one.
+async fn serve(
+    current: &watch::Sender<Option<Live>>,
+    publisher: &Publisher,
+    session: Session,
+    mut paused: bool,
+    supervisor: &Supervisor,
+    stop: &CancellationToken,
+) -> bool {
+    loop {
+        tokio::select! {
+            reason = session.lost() => {
+                current.send_replace(None);
+                let stalled = publisher.has_timed_out() || (paused && !publisher.has_answered());
+                if stalled && !paused {
+                    tracing::warn!(reason, "publishing is paused until the broker confirms a message again");
+                }
+                return stalled;
+            }
+            () = publisher.answered(), if paused => {
+                paused = false;
+                supervisor.report(Ok(()));
+                offer(current, publisher, paused);
+                tracing::info!("the broker confirms again: publishing goes on");
+            }
+            () = stop.cancelled() => {
+                session.close().await;
+                return false;
+            }
+        }
+    }
+}
