@@ -70,6 +70,11 @@ impl TestDb {
         Self { server, name }
     }
 
+    /// What the server knows it as.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// URL for a login; `owner` is the server's own superuser, the services' roles are named in full.
     pub fn url(&self, role: &str) -> Secret {
         let mut url = self.server.clone();

@@ -86,6 +86,8 @@ impl JobHandler for Chaos {
                 Ok(wish) => wish.unwrap_or_default(),
                 Err(error) => return Outcome::failed(format_args!("data: {error}")),
             };
+            // Each run says that it has begun, so that a test can count them.
+            tracing::info!("chaos: obeying");
             tokio::time::sleep(Duration::from_millis(wish.sleep_ms.min(MAX_SLEEP_MS))).await;
             obey(&wish.act(job.attempt), job.attempt)
         })

@@ -1,7 +1,8 @@
 //! One service as a process: started, signalled, killed, started again at the same address. Killed when dropped; if that
 //! is because the test fails, the end of its log is printed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -25,6 +26,7 @@ const SHOWN_LINES: usize = 60;
 
 /// A service that has run, and may run now.
 pub(crate) struct Service {
+    kind: &'static str,
     name: &'static str,
     settings: Vec<(String, String)>,
     folder: PathBuf,
@@ -34,13 +36,16 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts `relayforge-{name}` with these settings and nothing of the test's own environment.
+    /// Starts `relayforge-{kind}` with these settings and nothing of the test's own environment. Where several of a kind
+    /// run, each has a name of its own.
     pub(crate) async fn start(
+        kind: &'static str,
         name: &'static str,
         folder: &Path,
         settings: impl IntoIterator<Item = (String, String)>,
     ) -> Self {
         let mut service = Self {
+            kind,
             name,
             settings: settings.into_iter().collect(),
             folder: folder.to_owned(),
@@ -60,14 +65,14 @@ impl Service {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let listen = match self.name {
+        let listen = match self.kind {
             "api" => ("SERVER__PORT".to_owned(), self.address.port().to_string()),
-            name => (
-                format!("{}__LISTEN", name.to_uppercase()),
+            kind => (
+                format!("{}__LISTEN", kind.to_uppercase()),
                 self.address.to_string(),
             ),
         };
-        let child = Command::new(binary(self.name))
+        let child = Command::new(binary(self.kind))
             .env_clear()
             .envs(self.settings.iter().cloned().chain([listen]))
             .current_dir(&self.folder)
@@ -87,7 +92,7 @@ impl Service {
                 self.name,
                 self.log_end()
             );
-            let lines = self.log().split_off(usize::try_from(began).unwrap());
+            let lines = self.log_from(began);
             lines.lines().find_map(|line| {
                 serde_json::from_str::<Value>(line).ok()?["address"]
                     .as_str()?
@@ -99,6 +104,11 @@ impl Service {
     }
 
     /// `api`, `relay` or `consumer`.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Its own name: the kind, unless there are several of it.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
@@ -165,7 +175,17 @@ impl Service {
 
     /// All it has written.
     pub(crate) fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+        self.log_from(0)
+    }
+
+    /// What it has written from that byte on.
+    fn log_from(&self, byte: u64) -> String {
+        let mut written = Vec::new();
+        if let Ok(mut log) = File::open(self.log_path()) {
+            log.seek(SeekFrom::Start(byte)).unwrap();
+            log.read_to_end(&mut written).unwrap();
+        }
+        String::from_utf8_lossy(&written).into_owned()
     }
 
     /// The last lines, for a person.

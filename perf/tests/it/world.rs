@@ -44,8 +44,13 @@ pub(crate) struct World {
 impl World {
     /// Servers, database and demo tenant, but no service yet.
     pub(crate) async fn new() -> Self {
-        perf::client::install_tls();
         let (db, broker) = tokio::join!(TestDb::create(), TestBroker::start());
+        Self::on(db, broker).await
+    }
+
+    /// The same on servers that the test has chosen.
+    pub(crate) async fn on(db: TestDb, broker: TestBroker) -> Self {
+        perf::client::install_tls();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{}", Uuid::new_v4().simple()));
         std::fs::create_dir_all(&folder).unwrap();
         let target = Target {
@@ -86,8 +91,13 @@ impl World {
     }
 
     /// Starts a service; it listens when this returns, and may not be ready yet.
-    pub(crate) async fn start(&mut self, name: &'static str, settings: &[(&str, &str)]) {
-        let mut database = self.db.url(&format!("relayforge_{name}")).expose().to_owned();
+    pub(crate) async fn start(&mut self, kind: &'static str, settings: &[(&str, &str)]) {
+        self.start_as(kind, kind, settings).await;
+    }
+
+    /// How a service of that kind reaches the database.
+    pub(crate) fn database_url(&self, kind: &str) -> String {
+        let mut database = self.db.url(&format!("relayforge_{kind}")).expose().to_owned();
         if let Some(proxy) = &self.database_proxy {
             let (proxy, mut url) = (
                 url::Url::parse(proxy).unwrap(),
@@ -97,6 +107,17 @@ impl World {
             url.set_host(proxy.host_str()).unwrap();
             database = url.into();
         }
+        database
+    }
+
+    /// Starts a service under a name of its own, of which there may be several.
+    pub(crate) async fn start_as(
+        &mut self,
+        kind: &'static str,
+        name: &'static str,
+        settings: &[(&str, &str)],
+    ) {
+        let database = self.database_url(kind);
         let own = [
             ("APP_ENV", "production"),
             ("DATABASE__URL", &database),
@@ -110,7 +131,7 @@ impl World {
             .iter()
             .chain(settings)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let service = Service::start(name, &self.folder, all).await;
+        let service = Service::start(kind, name, &self.folder, all).await;
         self.services.push(service);
     }
 
@@ -133,6 +154,11 @@ impl World {
             .iter_mut()
             .find(|service| service.name() == name)
             .expect("a service that was started")
+    }
+
+    /// All that were started.
+    pub(crate) fn services(&self) -> &[Service] {
+        &self.services
     }
 
     /// Takes all services out, for a task of their own.

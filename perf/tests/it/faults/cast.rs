@@ -1,0 +1,64 @@
+//! Who takes part: one API, two relays, three consumers, each under a name of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::protocol::Protocol;
+use super::wire::{Trap, wire};
+use crate::world::World;
+
+/// Kinds and names.
+pub(crate) const CAST: [(&str, &str); 6] = [
+    ("api", "api"),
+    ("relay", "relay-1"),
+    ("relay", "relay-2"),
+    ("consumer", "consumer-1"),
+    ("consumer", "consumer-2"),
+    ("consumer", "consumer-3"),
+];
+
+/// The lease in these tests, so that what a dead consumer ran is taken over soon.
+pub(crate) const LEASE: Duration = Duration::from_millis(2_000);
+
+/// Settings of all kinds: limits that are not what is tested here; pauses that are short; and as many runs in a row as
+/// there are kills may end without an outcome, with the job no poison for that.
+pub(crate) const SETTINGS: [(&str, &str); 10] = [
+    ("APP_ENV", "development"),
+    ("HARDENING__INGRESS_RATE_LIMIT_PER_SECOND", "1000000"),
+    ("HARDENING__INGRESS_BURST", "1000000"),
+    ("HARDENING__TENANT_RATE_LIMIT_PER_SECOND", "1000000"),
+    ("HARDENING__TENANT_RATE_LIMIT_BURST", "1000000"),
+    ("CONSUMER__LEASE_MS", "2000"),
+    ("CONSUMER__POISON_STARTS", "1000"),
+    ("CONSUMER__BACKOFF_BASE_MS", "50"),
+    ("DATABASE__MAX_CONNECTIONS", "8"),
+    ("RELAY__POLL_MS", "1000"),
+];
+
+/// Starts all, and waits until they are ready. With a trap, each reaches its servers by wires that look at it.
+pub(crate) async fn start(world: &mut World, trap: Option<&Arc<Trap>>) {
+    for (kind, name) in CAST {
+        start_one(world, kind, name, trap, &[]).await;
+    }
+    for service in world.services() {
+        service.answers_ready_with(200).await;
+    }
+}
+
+/// Starts one of them.
+pub(crate) async fn start_one(
+    world: &mut World,
+    kind: &'static str,
+    name: &'static str,
+    trap: Option<&Arc<Trap>>,
+    more: &[(&str, &str)],
+) {
+    let (mut database, mut broker) = (world.database_url(kind), world.amqp_url.clone());
+    if let Some(trap) = trap {
+        database = wire(trap, name, Protocol::Postgres, &database).await;
+        broker = wire(trap, name, Protocol::Amqp, &broker).await;
+    }
+    let places = [("DATABASE__URL", database.as_str()), ("AMQP__URL", &broker)];
+    let settings: Vec<_> = SETTINGS.iter().chain(&places).chain(more).copied().collect();
+    world.start_as(kind, name, &settings).await;
+}
