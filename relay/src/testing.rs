@@ -3,6 +3,8 @@
 //! Owns nothing but what carries its prefix, which it removes when dropped. Which server it is, in this order:
 //! `TEST_AMQP_URL`, the one of `./dev test-servers`, a container (`sql::testing` has the rule).
 
+pub mod node;
+
 use std::time::Duration;
 
 use amqprs::channel::{BasicAckArguments, BasicGetArguments, ExchangeDeleteArguments, QueueDeleteArguments};
@@ -58,12 +60,14 @@ impl TestMessage {
 impl TestBroker {
     /// Finds the server, or starts one. Panics with what to do where there is none.
     pub async fn start() -> Self {
+        Self::at(server_url().await)
+    }
+
+    /// A share of the server at that URL.
+    pub fn at(url: String) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let prefix = format!("test-{}", &id[..12]);
-        Self {
-            url: server_url().await,
-            prefix,
-        }
+        Self { url, prefix }
     }
 
     /// Where the broker is, with credentials.

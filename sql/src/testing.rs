@@ -9,6 +9,7 @@
 )]
 
 pub mod proxy;
+pub mod server;
 
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -30,6 +31,9 @@ use crate::{CodeVersion, DatabaseConfig, Pool, Secret, pool};
 
 /// Password of the service roles on a test server.
 const PASSWORD: &str = "relayforge-test";
+
+/// How long the end of a database may take. Its server may be gone, or frozen.
+const DROPPED_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Databases of test runs that were killed go when they are older than this, in seconds.
 const STALE_AFTER_SECONDS: u64 = 3600;
@@ -55,8 +59,20 @@ impl TestDb {
         Self::create_from("template0").await
     }
 
+    /// A migrated database on a server that is a test's own.
+    pub async fn create_on(server: &server::Server) -> Self {
+        let db = Self::create_at(server.superuser_url(), "template0").await;
+        migrate(&db.migrate_config())
+            .await
+            .expect("the migrations apply to an empty database");
+        db
+    }
+
     async fn create_from(template: &str) -> Self {
-        let server = server_url().await;
+        Self::create_at(server_url().await, template).await
+    }
+
+    async fn create_at(server: Url, template: &str) -> Self {
         let seconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .expect("a clock after 1970")
@@ -124,7 +140,7 @@ impl Drop for TestDb {
             runtime.block_on(async {
                 if let Ok(client) = pool::connect_one(&secret(&server), "relayforge-test").await {
                     // What is left over is dropped as stale by a later run.
-                    let _ = client.batch_execute(&statement).await;
+                    let _ = tokio::time::timeout(DROPPED_WITHIN, client.batch_execute(&statement)).await;
                 }
             });
             Ok::<(), std::io::Error>(())

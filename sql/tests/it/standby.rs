@@ -1,18 +1,39 @@
 //! The DBA's views on a physical standby, where reports belong; and a standby that takes over. On servers of its own, in
 //! a folder that goes with the test.
 
-mod servers;
-
 use std::time::{Duration, Instant};
 
-use sql::{DbError, GenericClient as _};
+use sql::migrate::{MigrateConfig, migrate};
+use sql::testing::server::{OLDEST, Server, programs};
+use sql::{DatabaseConfig, DbError, GenericClient as _, Pool, pool};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use self::servers::{OLDEST, PATIENCE, Servers, programs};
 use crate::stage::Stage;
 use crate::support::{DEFAULT_TENANT, hook, stripe};
+
+/// How long a standby may take to catch up, and to take over.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn pool_of(server: &Server, role: &str) -> Pool {
+    let config = DatabaseConfig {
+        url: server.url(role),
+        max_connections: 4,
+    };
+    pool::connect(&config, "relayforge-test").unwrap()
+}
+
+async fn set_up(server: &Server) {
+    let config = MigrateConfig {
+        url: server.url("postgres"),
+        api_password: Some(server.password()),
+        relay_password: Some(server.password()),
+        consumer_password: Some(server.password()),
+        dba_password: Some(server.password()),
+    };
+    migrate(&config).await.unwrap();
+}
 
 /// Something for every view to show.
 async fn arrange(owner: &Client, stage: &Stage) {
@@ -108,22 +129,17 @@ async fn every_view_answers_on_a_standby_which_can_take_over() {
         );
         return;
     };
-    let mut servers = Servers::new(programs);
-    servers.initialise("primary");
-    let primary = servers.start("primary").await;
-    servers.migrate(primary).await;
-    servers.back_up(primary, "standby");
-    let standby = servers.start("standby").await;
-    let stage = Stage::on(|role| servers.pool(primary, role))
-        .await
-        .a_day_earlier();
-    let (owner, superuser) = (servers.superuser(primary).await, servers.superuser(standby).await);
+    let mut primary = Server::initialise(&programs);
+    primary.start().await;
+    set_up(&primary).await;
+    let mut standby = primary.back_up();
+    standby.start().await;
+    let stage = Stage::on(|role| pool_of(&primary, role)).await.a_day_earlier();
+    let (owner, superuser) = (primary.superuser().await, standby.superuser().await);
     arrange(&owner, &stage).await;
     catch_up(&owner, &superuser).await;
 
-    let replica = Stage::on(|role| servers.pool(standby, role))
-        .await
-        .a_day_earlier();
+    let replica = Stage::on(|role| pool_of(&standby, role)).await.a_day_earlier();
     let (there, here) = (shown(&replica).await, shown(&stage).await);
     assert_eq!(there, here);
     for (view, rows) in there {
@@ -152,7 +168,7 @@ async fn every_view_answers_on_a_standby_which_can_take_over() {
         );
     }
     // A service that is led to a standby says so, and stores nothing.
-    let pool = servers.pool(standby, "relayforge_api");
+    let pool = pool_of(&standby, "relayforge_api");
     let ping = sql::operators::ping(&pool).await.unwrap_err();
     assert!(matches!(ping, DbError::Unavailable(_)), "{ping}");
 
