@@ -1,4 +1,5 @@
-//! The services' executables: those beside the test's own, built if one is missing or older than its sources.
+//! The services' executables: those beside the test's own, or in the folder that `RELAYFORGE_TEST_BINARIES` names, one
+//! of cargo's for another profile; built if one is missing or older than its sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,22 @@ const EXECUTABLES: [(&str, &str); 4] = [
 pub(crate) fn binary(service: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let folder = test.parent().unwrap().parent().unwrap().to_owned();
+        let folder = chosen_folder().unwrap_or_else(|| {
+            let test = std::env::current_exe().unwrap();
+            test.parent().unwrap().parent().unwrap().to_owned()
+        });
         build_if_needed(&folder);
         folder
     });
     folder.join(format!("relayforge-{service}"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's own setting, which no service reads"
+)]
+fn chosen_folder() -> Option<PathBuf> {
+    std::env::var_os("RELAYFORGE_TEST_BINARIES").map(PathBuf::from)
 }
 
 /// A test run of this package alone builds no other package's executables: without this it would test old ones.
