@@ -56,6 +56,12 @@ impl Service {
         service
     }
 
+    /// Gives a setting another value, from the next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        // A later value replaces an earlier one.
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it again, at the address it had. Returns when it listens.
     pub(crate) async fn restart(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);

@@ -9,13 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use perf::demo::CHAOS;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::json;
 
-use super::load::{Event, Load};
+use super::load::{Load, mixed};
 use super::protocol::{ACK, Protocol};
 use super::wire::{Moment, Sprung, Trap};
 use super::{Size, cast, ledger, seed};
@@ -29,8 +27,7 @@ const ONE_MORE_EVERY: Duration = Duration::from_millis(20);
 /// How long a trap may take to spring, with events coming all the time.
 const SPRINGS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Longest that a job pretends to work, and that a service stays dead, in milliseconds.
-const LONGEST_JOB_MS: u64 = 60;
+/// Longest that a service stays dead, in milliseconds.
 const LONGEST_DEATH_MS: u64 = 200;
 
 /// Events that are sent around a kill at random, which comes within so many microseconds.
@@ -122,20 +119,6 @@ fn kills_in(gap: &Gap, size: Size) -> usize {
     size.of(2_usize, 50).div_ceil(places)
 }
 
-/// A job of three is in for a failure, so that a trap for one need not wait long.
-fn mix(number: u64, random: &mut StdRng) -> Event {
-    let sleep_ms = random.random_range(0..=LONGEST_JOB_MS);
-    let (source, data) = match number % 3 {
-        0 => ("generic", json!({})),
-        1 => (CHAOS, json!({ "sleep_ms": sleep_ms })),
-        _ => (
-            CHAOS,
-            json!({ "sleep_ms": sleep_ms / 4, "fail_until_attempt": 2 }),
-        ),
-    };
-    Event { source, data }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_every_gap() {
     let (size, seed) = (Size::chosen(), seed("killed_in_every_gap"));
@@ -144,7 +127,7 @@ async fn killed_in_every_gap() {
     ledger::record_every_finish(&world).await;
     let trap = Arc::new(Trap::default());
     cast::start(&mut world, Some(&trap)).await;
-    let mut load = Load::start(&world, seed, mix);
+    let mut load = Load::start(&world, seed, mixed);
     let mut killer = Killer {
         victims: world.take_all(),
         trap,

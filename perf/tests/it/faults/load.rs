@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use perf::client::{Addressing, Client};
-use perf::demo::TENANT;
+use perf::demo::{CHAOS, TENANT};
 use perf::ledger::Accepted;
 use perf::scenario::{Delivery, ORDER_CREATED};
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use sql::event::SourceKind;
 use tokio::sync::{Semaphore, watch};
@@ -30,6 +30,9 @@ const MOST_TRIES: u32 = 2_000;
 /// How long all that was released may take to be answered.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 
+/// Longest that a mixed job pretends to work, in milliseconds.
+const LONGEST_JOB_MS: u64 = 60;
+
 /// What an event is about.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
@@ -40,6 +43,20 @@ pub(crate) struct Event {
 
 /// Makes the event of a number; what it chooses at random depends on the number alone.
 pub(crate) type Mix = fn(u64, &mut StdRng) -> Event;
+
+/// Some of everything: jobs that end at once, that work for a while, and that fail at first.
+pub(crate) fn mixed(number: u64, random: &mut StdRng) -> Event {
+    let sleep_ms = random.random_range(0..=LONGEST_JOB_MS);
+    let (source, data) = match number % 3 {
+        0 => ("generic", json!({})),
+        1 => (CHAOS, json!({ "sleep_ms": sleep_ms })),
+        _ => (
+            CHAOS,
+            json!({ "sleep_ms": sleep_ms / 4, "fail_until_attempt": 2 }),
+        ),
+    };
+    Event { source, data }
+}
 
 /// Senders, and what they have sent.
 pub(crate) struct Load {

@@ -1,0 +1,105 @@
+//! A broker that dies, stops, freezes or is full, while webhooks are sent: all are accepted, wait in the outbox, and go
+//! out once it is back. On a node of the test's own.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use relay::testing::TestBroker;
+use relay::testing::node::{Node, program};
+use sql::testing::TestDb;
+
+use super::load::{Load, mixed};
+use super::{Size, cast, ledger, seed, skipped};
+use crate::world::World;
+
+/// How long everything may take to become final once the broker is back: services that have tried in vain for a while
+/// try again within ten seconds.
+pub(super) const FINAL_WITHIN: Duration = Duration::from_secs(40);
+
+/// How long a broker that takes nothing stays like that: longer than relays wait for a confirm.
+const FULL_FOR: Duration = Duration::from_millis(1_500);
+const CONFIRM_TIMEOUT: (&str, &str) = ("RELAY__CONFIRM_TIMEOUT_MS", "1000");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    Stopped,
+    Frozen,
+    Full,
+}
+
+/// All services on a new node, ready.
+pub(super) async fn world_on(node: &Node, more: &[(&str, &str)]) -> World {
+    let mut world = World::on(TestDb::create().await, TestBroker::at(node.url())).await;
+    ledger::record_every_finish(&world).await;
+    for (kind, name) in cast::CAST {
+        cast::start_one(&mut world, kind, name, None, more).await;
+    }
+    for service in world.services() {
+        service.answers_ready_with(200).await;
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_stops_freezes_or_is_full() {
+    let test = "a_broker_that_dies_stops_freezes_or_is_full";
+    let Some(program) = program() else {
+        return skipped(test, "RabbitMQ's rabbitmq-server is not installed");
+    };
+    let (size, seed) = (Size::chosen(), seed(test));
+    let mut random = StdRng::seed_from_u64(seed);
+    let began = Instant::now();
+    let mut node = Node::create(&program);
+    node.start().await;
+    let world = world_on(&node, &[CONFIRM_TIMEOUT]).await;
+    let mut load = Load::start(&world, seed, mixed);
+    let all = [Fault::Frozen, Fault::Full, Fault::Killed, Fault::Stopped];
+    // Stopping is what a broker that loses everything does too (`queue.rs`).
+    let faults = size.of(all[..3].to_vec(), all.repeat(5));
+    let jobs = size.of(90, 2_400) / faults.len();
+    let mut told = Vec::new();
+    for fault in faults {
+        let before = random.random_range(1..jobs / 2);
+        load.send(before);
+        load.answered(load.released() - before / 2).await;
+        match fault {
+            Fault::Killed => node.kill().await,
+            Fault::Stopped => node.stop().await,
+            Fault::Frozen => node.freeze(),
+            Fault::Full => node.alarm(true),
+        }
+        load.send(jobs - before);
+        let away = Instant::now();
+        load.answered(load.released()).await;
+        let waiting = "select count(*) from store.outbox_messages where target = 'jobs'";
+        let waits = world.count(waiting).await;
+        assert!(waits > 0, "{fault:?}: the broker took all");
+        match fault {
+            Fault::Killed | Fault::Stopped => node.start().await,
+            Fault::Frozen | Fault::Full => tokio::time::sleep(FULL_FOR).await,
+        }
+        assert!(
+            world.count(waiting).await >= waits,
+            "{fault:?}: the broker has taken some"
+        );
+        match fault {
+            Fault::Killed | Fault::Stopped => {}
+            Fault::Frozen => node.thaw(),
+            Fault::Full => node.alarm(false),
+        }
+        let (away, back) = (away.elapsed(), Instant::now());
+        ledger::all_is_final(&world, FINAL_WITHIN).await;
+        told.push(format!(
+            "{fault:?} {:.1} s, all final {:.1} s later",
+            away.as_secs_f64(),
+            back.elapsed().as_secs_f64()
+        ));
+    }
+    let found = ledger::reckon(&world, &mut load, FINAL_WITHIN).await;
+    println!(
+        "faults: {test}: seed {seed}; {told:?}; {found}; {:.1} s in all",
+        began.elapsed().as_secs_f64()
+    );
+}
