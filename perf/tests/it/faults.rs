@@ -16,6 +16,7 @@ mod gaps;
 mod ledger;
 mod load;
 mod protocol;
+mod queue;
 mod stranger;
 mod wire;
 
