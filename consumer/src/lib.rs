@@ -1,5 +1,7 @@
 //! Runs the jobs that RabbitMQ carries and writes their outcome back through SQL.
 //!
+//! A library too: `program.rs` is all that a program with job kinds of its own needs (`docs/handlers.md`).
+//!
 //! Start with `service.rs` for the parts and their order, then follow a message: `delivery.rs`, `execute.rs`,
 //! `registry.rs` and `jobs/`, `outcome.rs`, `finish.rs`. What holds when a process dies is in `leases.rs` and
 //! `sweeper.rs`.
@@ -14,6 +16,7 @@ mod leases;
 mod malformed;
 mod metrics;
 pub mod outcome;
+mod program;
 pub mod registry;
 mod service;
 mod subscription;
@@ -21,15 +24,7 @@ mod sweeper;
 mod wake;
 
 pub use config::{Config, ConsumerConfig};
+pub use outcome::Outcome;
+pub use program::main;
+pub use registry::{JobContext, JobHandler, Registry};
 pub use service::{Service, ServiceError};
-use tokio_util::sync::CancellationToken;
-
-/// Runs a consumer with the built-in job kinds until `stop` is cancelled and what it runs has ended.
-///
-/// # Errors
-/// [`ServiceError`]: a setting can't be used. Once it runs, it waits for whatever is away.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceError> {
-    let registry = registry::Registry::built_in(config.telemetry.app_env);
-    Service::bind(config, registry)?.run(stop).await;
-    Ok(())
-}

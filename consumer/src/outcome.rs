@@ -46,6 +46,14 @@ impl Outcome {
         }
     }
 
+    /// A failure that another attempt may mend, but not before `wait` has passed: what a `Retry-After` asks for.
+    pub fn retry_after(wait: Duration, error: impl Display) -> Self {
+        Self::Retry {
+            error: error.to_string(),
+            after: Some(wait),
+        }
+    }
+
     /// A failure that no further attempt would mend.
     pub fn failed(error: impl Display) -> Self {
         Self::Failed {
@@ -86,6 +94,13 @@ impl Outcome {
             },
             Self::Failed { error } => Self::Failed { error: cut(error) },
         }
+    }
+}
+
+/// A handler may end early by `?`: `Err` is its verdict, `Ok` a success.
+impl From<Result<(), Self>> for Outcome {
+    fn from(ended: Result<(), Self>) -> Self {
+        ended.err().unwrap_or(Self::Succeeded)
     }
 }
 

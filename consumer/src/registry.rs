@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use observability::AppEnv;
+use serde::de::DeserializeOwned;
 use sql::event::{DomainEvent, EventHeaders, normalise};
 use sql::jobs::StartedJob;
 use uuid::Uuid;
@@ -52,6 +53,20 @@ pub struct JobContext {
 }
 
 impl JobContext {
+    /// The event's data as what the handler expects.
+    ///
+    /// # Errors
+    /// [`Outcome::Failed`]: it is something else, and will be on every attempt. Says where, and not what is there.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, Outcome> {
+        serde_json::from_str(self.event.data.get()).map_err(|error| {
+            // The error's own text quotes the data, and operators would read it.
+            let (line, column) = (error.line(), error.column());
+            Outcome::failed(format_args!(
+                "data is not what this kind expects, at line {line} column {column}"
+            ))
+        })
+    }
+
     /// Makes the event of what is stored.
     ///
     /// # Errors
@@ -75,6 +90,27 @@ impl JobContext {
     }
 }
 
+/// A kind that is run by a function.
+struct Function<F> {
+    kind: &'static str,
+    run: F,
+}
+
+impl<F, R> JobHandler for Function<F>
+where
+    F: Fn(JobContext) -> R + Send + Sync + 'static,
+    R: Future<Output: Into<Outcome>> + Send + 'static,
+{
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn run(&self, job: JobContext) -> JobFuture<'_> {
+        let ended = (self.run)(job);
+        Box::pin(async move { ended.await.into() })
+    }
+}
+
 /// The handlers of a consumer, one for each kind.
 #[derive(Clone, Default)]
 pub struct Registry(HashMap<&'static str, Arc<dyn JobHandler>>);
@@ -91,6 +127,17 @@ impl Registry {
     pub fn with(mut self, handler: impl JobHandler) -> Self {
         self.0.insert(handler.kind(), Arc::new(handler));
         self
+    }
+
+    /// The same with a function: `async fn`s fit, and so do closures that return a future. Its verdict is an [`Outcome`],
+    /// or `Result<(), Outcome>` where it ends early by `?`.
+    #[must_use]
+    pub fn with_fn<F, R>(self, kind: &'static str, run: F) -> Self
+    where
+        F: Fn(JobContext) -> R + Send + Sync + 'static,
+        R: Future<Output: Into<Outcome>> + Send + 'static,
+    {
+        self.with(Function { kind, run })
     }
 
     /// The handler of a kind.
@@ -168,6 +215,50 @@ mod tests {
         );
         assert_eq!(job.event.provider_event_id.as_deref(), Some("e-1"));
         assert_eq!(job.event.data.get(), r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn data_of_another_shape_is_given_up_and_not_quoted() {
+        let body = br#"{"event":"order.paid","data":{"n":"4242-secret"}}"#;
+        let job = JobContext::of(started(Some(body))).unwrap();
+        let read: HashMap<String, String> = job.data().unwrap();
+        assert_eq!(read["n"], "4242-secret");
+        let refused = job.data::<HashMap<String, u32>>().unwrap_err();
+        assert_eq!(
+            refused,
+            Outcome::failed("data is not what this kind expects, at line 1 column 18")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_function_is_a_handler_and_an_early_end_its_verdict() {
+        async fn short(job: JobContext) -> Result<(), Outcome> {
+            job.data::<u32>().map(drop)
+        }
+        let wait = std::time::Duration::from_secs(7);
+        let registry = Registry::default()
+            .with_fn("short", short)
+            .with_fn(
+                "long",
+                move |_| async move { Outcome::retry_after(wait, "later") },
+            );
+        let run = async |kind, body: &[u8]| {
+            let job = JobContext::of(started(Some(body))).unwrap();
+            let handler = registry.handler(kind).unwrap();
+            handler.run(job).await
+        };
+        assert_eq!(
+            run("short", br#"{"event":"e","data":1}"#).await,
+            Outcome::Succeeded
+        );
+        assert!(matches!(
+            run("short", br#"{"event":"e","data":{}}"#).await,
+            Outcome::Failed { .. }
+        ));
+        let Outcome::Retry { error, after } = run("long", br#"{"event":"e"}"#).await else {
+            panic!("no retry");
+        };
+        assert_eq!((error.as_str(), after), ("later", Some(wait)));
     }
 
     #[test]
