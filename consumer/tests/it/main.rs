@@ -6,6 +6,7 @@
 )]
 
 mod binary;
+mod example;
 mod handlers;
 mod leases;
 mod messages;
