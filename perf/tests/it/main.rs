@@ -19,6 +19,7 @@ mod graceful;
 mod limits;
 mod message;
 mod outages;
+mod python;
 mod refusals;
 mod service;
 mod world;
