@@ -102,8 +102,6 @@ async fn mark_everything(db: &TestDb) -> (Uuid, Uuid) {
 
 /// Each function with arguments that make it do something, the ones that destroy last.
 fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
-    let open = "array(select job_id from relayforge.job_overview where status = 'queued')";
-    let everything = "array(select job_id from relayforge.job_overview)";
     vec![
         ("tenant_of", "select relayforge.tenant_of('default')".into()),
         (
@@ -137,6 +135,32 @@ fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
             "select * from relayforge.upkeep_step('ledger')".into(),
         ),
         ("maintain", "call relayforge.maintain()".into()),
+    ]
+    .into_iter()
+    .chain(calls_on_jobs(event, dead))
+    .collect()
+}
+
+/// Those that do something to jobs, or how they are run.
+fn calls_on_jobs(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
+    let open = "array(select job_id from relayforge.job_overview where status = 'queued')";
+    let everything = "array(select job_id from relayforge.job_overview)";
+    vec![
+        (
+            "set_retry_policy",
+            "select relayforge.set_retry_policy('default', null, 'gently', 7, '1 min', '1 h', 0.1)"
+                .to_owned(),
+        ),
+        (
+            "remove_retry_policy",
+            "select relayforge.remove_retry_policy('default', 'generic', 'as before')".to_owned(),
+        ),
+        (
+            "rebuild_broker_step",
+            "select last_job_id, written from relayforge.rebuild_broker_step()".to_owned(),
+        ),
+        ("rebuild_broker", "call relayforge.rebuild_broker()".to_owned()),
+        ("wake_relays", "select relayforge.wake_relays()".to_owned()),
         (
             "hold_jobs",
             format!("select * from relayforge.hold_jobs({open}, 'let me look')"),
@@ -163,21 +187,6 @@ fn calls(event: Uuid, dead: Uuid) -> Vec<(&'static str, String)> {
                 "select * from relayforge.erase_tenant_step('{DEFAULT_TENANT}', 'begin', null, 'asked to')"
             ),
         ),
-        (
-            "set_retry_policy",
-            "select relayforge.set_retry_policy('default', null, 'gently', 7, '1 min', '1 h', 0.1)"
-                .to_owned(),
-        ),
-        (
-            "remove_retry_policy",
-            "select relayforge.remove_retry_policy('default', 'generic', 'as before')".to_owned(),
-        ),
-        (
-            "rebuild_broker_step",
-            "select last_job_id, written from relayforge.rebuild_broker_step()".to_owned(),
-        ),
-        ("rebuild_broker", "call relayforge.rebuild_broker()".to_owned()),
-        ("wake_relays", "select relayforge.wake_relays()".to_owned()),
         (
             "erase_tenant",
             format!("call relayforge.erase_tenant('{DEFAULT_TENANT}', 'asked to')"),

@@ -38,7 +38,7 @@ async fn fail_attempt(db: &TestDb, job: Uuid, attempt: i32) -> (Failed, Option<i
 
 #[track_caller]
 fn about(wait: Option<i64>, seconds: i64) {
-    let wait = wait.expect("a retry");
+    let wait = wait.unwrap();
     assert!(
         (seconds * 1000 - 50..seconds * 1000 + 2000).contains(&wait),
         "{wait} ms"

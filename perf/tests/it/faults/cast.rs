@@ -22,7 +22,7 @@ pub(crate) const LEASE: Duration = Duration::from_millis(2_000);
 
 /// Settings of all kinds: limits that are not what is tested here; pauses that are short; and as many runs in a row as
 /// there are kills may end without an outcome, with the job no poison for that.
-pub(crate) const SETTINGS: [(&str, &str); 10] = [
+pub(crate) const SETTINGS: [(&str, &str); 9] = [
     ("APP_ENV", "development"),
     ("HARDENING__INGRESS_RATE_LIMIT_PER_SECOND", "1000000"),
     ("HARDENING__INGRESS_BURST", "1000000"),
@@ -31,7 +31,6 @@ pub(crate) const SETTINGS: [(&str, &str); 10] = [
     ("CONSUMER__LEASE_MS", "2000"),
     ("CONSUMER__POISON_STARTS", "1000"),
     ("CONSUMER__BACKOFF_BASE_MS", "50"),
-    ("DATABASE__MAX_CONNECTIONS", "8"),
     ("RELAY__POLL_MS", "1000"),
 ];
 
