@@ -3202,8 +3202,6 @@ GRANT ALL ON FUNCTION relayforge.partitions_end(p_now timestamp with time zone) 
 REVOKE ALL ON FUNCTION relayforge.policy_tenant(p_tenant text, p_source text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.purge_pages(p_relation text, p_pages integer, p_floor uuid, p_hash_floor uuid, p_now timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) FROM PUBLIC;
-GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_relay;
-GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_consumer;
 GRANT ALL ON PROCEDURE relayforge.rebuild_broker(INOUT p_written bigint) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.rebuild_broker_step(p_after uuid, p_limit integer, p_now timestamp with time zone) TO relayforge_relay;

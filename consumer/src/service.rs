@@ -109,7 +109,7 @@ impl Service {
     pub fn bind(config: Config, registry: Registry) -> Result<Self, ServiceError> {
         let readiness = Readiness::new(&["database", "schema", "broker"]);
         let pool = sql::pool::connect(&config.database, NAME)?;
-        let repair = relay::service::repair(pool.clone());
+        let repair = relay::rescue::repair(pool.clone());
         let supervisor = Supervisor::new(&config.amqp, NAME, readiness.clone(), Some(repair))?;
         let copies = Some(Supervisor::new(
             &config.amqp,

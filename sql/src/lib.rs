@@ -70,7 +70,7 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_relay", outbox::RELAY_SLEEP),
     ("relayforge_relay", outbox::RELAY_WAKE),
     ("relayforge_relay", outbox::WAKE_RELAYS),
-    ("relayforge_relay", outbox::REBUILD_BROKER),
+    ("relayforge_relay", outbox::REBUILD_BROKER_STEP),
     ("relayforge_relay", jobs::SWEEP_LEASES),
     ("relayforge_consumer", operators::SCHEMA_CODE),
     ("relayforge_consumer", traffic::RECORD_TRAFFIC),
@@ -81,5 +81,5 @@ pub const STATEMENTS: &[(&str, &str)] = &[
     ("relayforge_consumer", jobs::RENEW_LEASES),
     ("relayforge_consumer", jobs::SWEEP_LEASES),
     ("relayforge_consumer", jobs::HAND_BACK_RUNS),
-    ("relayforge_consumer", outbox::REBUILD_BROKER),
+    ("relayforge_consumer", outbox::REBUILD_BROKER_STEP),
 ];

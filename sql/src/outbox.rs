@@ -22,7 +22,8 @@ pub(crate) const ABANDON_OUTBOX: &str = "select relayforge.abandon_outbox($1, $2
 pub(crate) const OUTBOX_NEXT_DUE: &str =
     "select relayforge.outbox_next_due($1) as due, clock_timestamp() as now";
 pub(crate) const COUNT_OUTBOX: &str = "select relayforge.count_outbox() as waiting";
-pub(crate) const REBUILD_BROKER: &str = "call relayforge.rebuild_broker(null)";
+pub(crate) const REBUILD_BROKER_STEP: &str =
+    "select last_job_id, written from relayforge.rebuild_broker_step($1)";
 pub(crate) const RELAY_SLEEP: &str = "select relayforge.relay_sleep($1, $2)";
 pub(crate) const RELAY_WAKE: &str = "select relayforge.relay_wake($1)";
 pub(crate) const WAKE_RELAYS: &str =
@@ -243,13 +244,23 @@ pub async fn settle_outbox(
 }
 
 /// Writes the messages of all open jobs anew, after the broker has lost them; returns how many. Two who do it at once write
-/// each once. Not inside a transaction.
+/// each once. In steps, each a statement and a transaction of its own: millions of jobs take longer than a role's
+/// `statement_timeout`.
 ///
 /// # Errors
 /// [`DbError`]: some may be written; call it again.
-pub async fn rebuild_broker(client: &impl GenericClient) -> Result<i64, DbError> {
-    let statement = client.prepare_cached(REBUILD_BROKER).await?;
-    Ok(client.query_one(&statement, &[]).await?.try_get("p_written")?)
+pub async fn rebuild_broker(client: &impl GenericClient) -> Result<u64, DbError> {
+    let statement = client.prepare_cached(REBUILD_BROKER_STEP).await?;
+    let mut written = 0;
+    let mut after = Some(Uuid::nil());
+    while let Some(last) = after {
+        let row = client.query_one(&statement, &[&last]).await?;
+        written += u64::from(row.try_get::<_, i32>("written")?.unsigned_abs());
+        after = row.try_get("last_job_id")?;
+    }
+    // What falls due now is nobody's news otherwise.
+    wake_relays(client, None).await?;
+    Ok(written)
 }
 
 /// Gives up messages that can never be published, each with the reason; the job of a work message is dead-lettered.

@@ -21,4 +21,4 @@ begin
   perform relayforge.wake_relays();
 end $$;
 comment on procedure relayforge.rebuild_broker is 'Writes the messages of all open jobs anew, after the broker has lost them, in short transactions: not inside one. Harmless at any time: a message too many starts nothing. p_written comes back with how many were written.';
-grant execute on procedure relayforge.rebuild_broker to relayforge_relay, relayforge_consumer, relayforge_dba;
+grant execute on procedure relayforge.rebuild_broker to relayforge_dba;

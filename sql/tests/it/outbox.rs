@@ -415,6 +415,26 @@ async fn a_message_that_is_claimed_while_the_broker_is_rebuilt_is_written_again(
 }
 
 #[tokio::test]
+async fn a_dba_rebuilds_the_broker_with_one_call() {
+    let db = TestDb::create().await;
+    fill(&db, 5).await;
+    let owner = db.owner().await;
+    owner
+        .execute("delete from store.outbox_messages", &[])
+        .await
+        .unwrap();
+    let client = dba(&db).await;
+    for written in [5_i64, 0] {
+        let row = client
+            .query_one("call relayforge.rebuild_broker()", &[])
+            .await
+            .unwrap();
+        assert_eq!(row.get::<_, i64>("p_written"), written);
+    }
+    assert_eq!(count(&db, "select count(*) from store.outbox_messages").await, 5);
+}
+
+#[tokio::test]
 async fn a_rebuild_wakes_the_relays_and_goes_page_by_page() {
     let db = TestDb::create().await;
     fill(&db, 5).await;
