@@ -78,32 +78,34 @@ async fn a_relay_in_the_middle_of_a_batch() {
         let Sprung { instance, release } = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
         world.service(instance).signal("STOP").await;
         let frozen = Instant::now();
-        load.answered(load.released()).await;
         // What it has claimed, nobody else can have before the database ends its session.
-        let waiting = "select count(*) from store.outbox_messages";
-        let claimed = world.count(waiting).await;
-        assert!(claimed > 0, "{instance} holds nothing");
+        let claimed = waiting(&world).await;
+        assert!(!claimed.is_empty(), "{instance} holds nothing");
+        let left = "select count(*) from store.outbox_messages where id = any ($1)";
         eventually(
             "another relay has published all",
             limit + PUBLISHED_AFTER,
-            async || (world.count(waiting).await == 0).then_some(()),
+            async || {
+                let left: i64 = world.sql.query_one(left, &[&claimed]).await.unwrap().get(0);
+                (left == 0).then_some(())
+            },
         )
         .await;
-        assert!(
-            frozen.elapsed() > limit / 2,
-            "{instance} held nothing: {:?}",
-            frozen.elapsed()
-        );
-        published_after.push(frozen.elapsed().as_secs_f64());
+        let held = frozen.elapsed();
+        assert!(held > limit / 2, "{instance} held nothing: {held:?}");
+        published_after.push(held.as_secs_f64());
+        load.answered(load.released()).await;
         ledger::all_is_final(&world, FINAL_WITHIN).await;
-        // Now the rest of its batch goes out, and its claim can't be settled.
+        // Now the rest of its batch goes out, unless the broker has missed its heartbeats by now; its claim can't be settled.
         let repeats = told_of_repeats(&world);
         release.cancel();
         world.service(instance).signal("CONT").await;
-        eventually("what it publishes late is known", PATIENCE, async || {
-            (told_of_repeats(&world) > repeats).then_some(())
-        })
-        .await;
+        if size == Size::Small {
+            eventually("what it publishes late is known", PATIENCE, async || {
+                (told_of_repeats(&world) > repeats).then_some(())
+            })
+            .await;
+        }
         world.service(instance).answers_ready_with(200).await;
     }
     let found = ledger::reckon(&world, &mut load, FINAL_WITHIN).await;
@@ -112,6 +114,13 @@ async fn a_relay_in_the_middle_of_a_batch() {
          {published_after:.1?} s with an idle limit of {limit:?}; {found}"
     );
     assert_eq!((found.runs as usize, found.rescued), (found.jobs, 0));
+}
+
+/// What is in the outbox now.
+async fn waiting(world: &World) -> Vec<Uuid> {
+    let query = "select id from store.outbox_messages";
+    let rows = world.sql.query(query, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Some jobs take a while and some fail at first, so that there is something to hold at any moment.
