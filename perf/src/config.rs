@@ -20,6 +20,11 @@ pub enum Command {
     Demo(DemoArgs),
     /// Sends a bounded number of webhooks and compares what was accepted with what is stored.
     Ingest(IngestArgs),
+    /// Measures how long a webhook takes from its request to its job's end. Exit code 1 if the goal is missed or a job is.
+    EndToEnd(EndToEndArgs),
+    /// Measures what the services cost while nobody asks anything of them: CPU time, and queries to the database. Exit code
+    /// 1 if a goal is missed.
+    Idle(IdleArgs),
     /// Measures the database by itself, empty and with millions of jobs, in databases that it makes and drops. Exit code
     /// 1 if a goal is missed.
     Database(DatabaseArgs),
@@ -91,6 +96,74 @@ pub struct IngestArgs {
     /// Where.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// Of `end-to-end`.
+#[derive(clap::Args, Debug)]
+pub struct EndToEndArgs {
+    /// Webhooks a second; several, joined by commas, are measured one after the other. Above 100 the tenant's rate limit
+    /// has to be raised first.
+    #[arg(long = "rate", default_value = "20", value_delimiter = ',', value_name = "RATES",
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rates: Vec<u32>,
+
+    /// Webhooks for each rate.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub requests: u32,
+
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+
+    /// What 99 of 100 jobs have to stay under, in milliseconds.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub goal_ms: u32,
+
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Of `idle`. The pids are those of `.dev/env`.
+#[derive(clap::Args, Debug)]
+pub struct IdleArgs {
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+
+    /// The API's process.
+    #[arg(long = "API_PID", env = "API_PID", value_name = "PID")]
+    pub api_pid: u32,
+
+    /// The relay's process.
+    #[arg(long = "RELAY_PID", env = "RELAY_PID", value_name = "PID")]
+    pub relay_pid: u32,
+
+    /// The consumer's process.
+    #[arg(long = "CONSUMER_PID", env = "CONSUMER_PID", value_name = "PID")]
+    pub consumer_pid: u32,
+
+    /// PostgreSQL's first process; shown for information, with all its backends. Empty: not shown.
+    #[arg(
+        long = "POSTGRES_PID",
+        env = "POSTGRES_PID",
+        value_name = "PID",
+        default_value = ""
+    )]
+    pub postgres_pid: String,
+
+    /// RabbitMQ's process; shown for information. Empty: not shown.
+    #[arg(
+        long = "RABBITMQ_PID",
+        env = "RABBITMQ_PID",
+        value_name = "PID",
+        default_value = ""
+    )]
+    pub rabbitmq_pid: String,
+
+    /// The database, as a superuser: statements of all roles are counted.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
 }
 
 /// Of `database`.

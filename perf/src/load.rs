@@ -19,8 +19,8 @@ use crate::client::{Addressing, Client};
 use crate::config::IngestArgs;
 use crate::demo::{State, TENANT, find_tenant};
 use crate::ledger::{Accepted, Comparison, compare};
-use crate::report::{Align, Table};
-use crate::scenario::Numbered;
+use crate::report::{Align, Table, milliseconds, percentile};
+use crate::scenario::{Delivery, Numbered};
 
 /// How far the database's clock may be behind ours.
 const CLOCK_SKEW: chrono::TimeDelta = chrono::TimeDelta::minutes(5);
@@ -46,7 +46,7 @@ struct Tally {
 }
 
 /// The order of events: how many are left, and when each falls due.
-struct Plan {
+pub(crate) struct Plan {
     events: Numbered,
     taken: AtomicU32,
     requests: u32,
@@ -55,8 +55,24 @@ struct Plan {
 }
 
 impl Plan {
+    /// A plan whose first event is due now.
+    pub(crate) fn new(requests: u32, rate: Option<u32>) -> Self {
+        Self {
+            events: Numbered::default(),
+            taken: AtomicU32::new(0),
+            requests,
+            began: Instant::now(),
+            rate,
+        }
+    }
+
+    /// An event like no other.
+    pub(crate) fn event(&self) -> Delivery {
+        self.events.event()
+    }
+
     /// When the next event falls due; none when all have been taken.
-    fn take(&self) -> Option<Instant> {
+    pub(crate) fn take(&self) -> Option<Instant> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
         let due = |rate| self.began + Duration::from_secs_f64(f64::from(number) / f64::from(rate));
         (number < self.requests).then(|| self.rate.map_or_else(Instant::now, due))
@@ -73,13 +89,7 @@ pub async fn ingest(arguments: &IngestArgs) -> anyhow::Result<Report> {
     let client = pool.get().await.map_err(DbError::from)?;
     let tenant_id = find_tenant(&client).await?;
     let since = Utc::now() - CLOCK_SKEW;
-    let plan = Arc::new(Plan {
-        events: Numbered::default(),
-        taken: AtomicU32::new(0),
-        requests: arguments.requests,
-        began: Instant::now(),
-        rate: arguments.rate,
-    });
+    let plan = Arc::new(Plan::new(arguments.requests, arguments.rate));
     let mut connections = JoinSet::new();
     for _ in 0..arguments.connections.min(arguments.requests) {
         let sender = Client::new(&arguments.target.url)?;
@@ -104,7 +114,7 @@ async fn run_connection(sender: Client, plan: Arc<Plan>, secret: String) -> Tall
     let mut tally = Tally::default();
     while let Some(due) = plan.take() {
         tokio::time::sleep_until(due.into()).await;
-        let delivery = plan.events.event().signed(SourceKind::Generic, &secret);
+        let delivery = plan.event().signed(SourceKind::Generic, &secret);
         let answer = sender
             .deliver(SourceKind::Generic.as_str(), Addressing::Path(TENANT), &delivery)
             .await;
@@ -147,11 +157,7 @@ impl Tally {
 
     /// The latency that `percent` of the accepted webhooks stayed within, in milliseconds.
     fn percentile(&self, percent: usize) -> String {
-        let rank = (self.latencies.len() * percent).div_ceil(100).saturating_sub(1);
-        self.latencies
-            .get(rank)
-            .map(|latency| format!("{:.1}", latency.as_secs_f64() * 1e3))
-            .unwrap_or_default()
+        milliseconds(percentile(&self.latencies, percent))
     }
 }
 

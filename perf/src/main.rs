@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use perf::config::{Cli, Command};
-use perf::{database, demo, load};
+use perf::{database, demo, end_to_end, idle, load};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,6 +49,16 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Ingest(arguments) => {
             let report = load::ingest(&arguments).await?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::EndToEnd(arguments) => {
+            let report = end_to_end::run(&arguments).await?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::Idle(arguments) => {
+            let report = idle::run(&arguments).await?;
             print!("{report}");
             Ok(report.is_right())
         }

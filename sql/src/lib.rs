@@ -3,6 +3,7 @@
 //! Start with `migrate.rs` for how a database comes to be, `ingest.rs`, `outbox.rs` and `jobs.rs` for what services do
 //! with it, `event.rs` for what a stored body means.
 
+pub mod activity;
 pub mod audit;
 mod code_objects;
 pub mod config;

@@ -17,6 +17,7 @@ mod environment;
 mod faults;
 mod graceful;
 mod limits;
+mod measure;
 mod message;
 mod outages;
 mod python;

@@ -124,6 +124,12 @@ impl Service {
         format!("http://{}", self.address)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        let pid = self.child.as_ref().and_then(Child::id);
+        pid.expect("a running service")
+    }
+
     /// `/readyz` as it is now.
     pub(crate) async fn readyz(&self) -> anyhow::Result<Answer> {
         Client::new(&self.url())?.get("/readyz").await
@@ -156,11 +162,7 @@ impl Service {
 
     /// Sends another signal, by name.
     pub(crate) async fn signal(&self, signal: &str) {
-        let pid = self
-            .child
-            .as_ref()
-            .and_then(Child::id)
-            .expect("a running service");
+        let pid = self.pid();
         // The shell's own `kill`: a system need not have another.
         let sent = Command::new("sh")
             .args(["-c", "kill -s \"$0\" \"$1\"", signal, &pid.to_string()])
