@@ -17,8 +17,10 @@ pub(crate) const CAST: [(&str, &str); 6] = [
     ("consumer", "consumer-3"),
 ];
 
-/// The lease in these tests, so that what a dead consumer ran is taken over soon.
+/// The lease where consumers die or freeze, so that what they ran is taken over soon. Elsewhere it is as usual: a
+/// consumer that gets no processor for two seconds would lose its jobs, which is not what is tested there.
 pub(crate) const LEASE: Duration = Duration::from_millis(2_000);
+pub(crate) const SHORT_LEASE: (&str, &str) = ("CONSUMER__LEASE_MS", "2000");
 
 /// Settings of all kinds: limits that are not what is tested here; pauses that are short; and as many runs in a row as
 /// there are kills may end without an outcome, with the job no poison for that.
@@ -28,16 +30,15 @@ pub(crate) const SETTINGS: [(&str, &str); 9] = [
     ("HARDENING__INGRESS_BURST", "1000000"),
     ("HARDENING__TENANT_RATE_LIMIT_PER_SECOND", "1000000"),
     ("HARDENING__TENANT_RATE_LIMIT_BURST", "1000000"),
-    ("CONSUMER__LEASE_MS", "2000"),
     ("CONSUMER__POISON_STARTS", "1000"),
     ("CONSUMER__BACKOFF_BASE_MS", "50"),
     ("RELAY__POLL_MS", "1000"),
 ];
 
 /// Starts all, and waits until they are ready. With a trap, each reaches its servers by wires that look at it.
-pub(crate) async fn start(world: &mut World, trap: Option<&Arc<Trap>>) {
+pub(crate) async fn start(world: &mut World, trap: Option<&Arc<Trap>>, more: &[(&str, &str)]) {
     for (kind, name) in CAST {
-        start_one(world, kind, name, trap, &[]).await;
+        start_one(world, kind, name, trap, more).await;
     }
     for service in world.services() {
         service.answers_ready_with(200).await;

@@ -65,7 +65,7 @@ async fn a_clock_that_is_an_hour_off() {
     let mut load = Load::start(&world, seed, mixed);
     let first = random.random_range(0..OFFSETS.len());
     let rounds = size.of(kinds.len(), kinds.len() * OFFSETS.len() * 2);
-    let jobs = size.of(90, 2_400) / rounds;
+    let jobs = size.of(210, 2_400) / rounds;
     let mut told = Vec::new();
     for round in 0..rounds {
         let kind = kinds[round % kinds.len()];

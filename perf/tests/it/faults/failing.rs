@@ -32,7 +32,7 @@ async fn one_call_in_five_fails() {
     let began = Instant::now();
     let mut world = World::new().await;
     ledger::record_every_finish(&world).await;
-    cast::start(&mut world, None).await;
+    cast::start(&mut world, None, &[]).await;
     let mut load = Load::start(&world, seed, mix);
     let times = size.of(20, 150);
     load.send(times * JOBS);

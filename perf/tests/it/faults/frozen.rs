@@ -66,7 +66,7 @@ async fn a_relay_in_the_middle_of_a_batch() {
         world.sql.batch_execute(&shorter).await.unwrap();
     }
     let trap = Arc::new(Trap::default());
-    cast::start(&mut world, Some(&trap)).await;
+    cast::start(&mut world, Some(&trap), &[]).await;
     let mut load = Load::start(&world, seed, plain);
     let (rounds, jobs) = size.of((1, 200), (5, 2_500));
     let mut published_after = Vec::new();
@@ -146,16 +146,13 @@ async fn a_consumer_past_its_lease() {
     let mut world = World::new().await;
     ledger::record_every_finish(&world).await;
     let trap = Arc::new(Trap::default());
-    for (kind, name) in cast::CAST {
-        cast::start_one(&mut world, kind, name, Some(&trap), &[("CONSUMER__SLOTS", SLOTS)]).await;
-    }
-    for service in world.services() {
-        service.answers_ready_with(200).await;
-    }
+    let more = [cast::SHORT_LEASE, ("CONSUMER__SLOTS", SLOTS)];
+    cast::start(&mut world, Some(&trap), &more).await;
     let mut load = Load::start(&world, seed, lasting);
-    let (rounds, jobs) = size.of((2, 240), (20, 2_400));
+    let (rounds, jobs) = size.of((1, 200), (20, 2_400));
     let (mut overtaken, mut slowest) = (0, Duration::ZERO);
-    for round in 0..rounds {
+    let first = StdRng::seed_from_u64(seed).random_range(0..CALLS.len());
+    for round in first..first + rounds {
         let call = Moment::Asked(Protocol::Postgres, CALLS[round % CALLS.len()]);
         let told = trap.set("consumer", None, call, 1);
         load.send(jobs / rounds);
@@ -227,7 +224,7 @@ fn lost_runs(world: &World, instance: &str) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_jobs_of_a_dead_consumer() {
     fn long(_number: u64, _random: &mut StdRng) -> Event {
-        let data = json!({ "sleep_ms": 2_500 });
+        let data = json!({ "sleep_ms": 4_000 });
         Event { source: CHAOS, data }
     }
     let (size, seed) = (Size::chosen(), seed("the_jobs_of_a_dead_consumer"));
@@ -248,24 +245,28 @@ async fn the_jobs_of_a_dead_consumer() {
         world.service("consumer-1").answers_ready_with(200).await;
         let mut load = Load::start(&world, seed, long);
         load.send(jobs);
-        let run = "select count(*) from store.open_jobs where state = 'processing' and attempt = $1";
         let all = i64::try_from(jobs).unwrap();
-        let all_run = async |attempt: i16| {
-            let running: i64 = world.sql.query_one(run, &[&attempt]).await.unwrap().get(0);
-            (running == all).then_some(())
-        };
-        eventually("it runs all jobs", PATIENCE, async || all_run(1).await).await;
-        world.service_mut("consumer-1").kill().await;
-        let killed = Instant::now();
+        let run = "select count(*) from store.open_jobs where state = 'processing'";
+        let what = "it runs all jobs";
+        eventually(what, PATIENCE, async || {
+            (world.count(run).await == all).then_some(())
+        })
+        .await;
+        // They are there already, and have nothing to do.
         for name in ["consumer-2", "consumer-3"] {
             cast::start_one(&mut world, "consumer", name, None, &more).await;
+            world.service(name).answers_ready_with(200).await;
         }
-        let all_run = async |attempt: i16| {
-            let running: i64 = world.sql.query_one(run, &[&attempt]).await.unwrap().get(0);
-            (running == all).then_some(())
-        };
+        assert_eq!(world.count(run).await, all, "none has ended");
+        world.service_mut("consumer-1").kill().await;
+        let killed = Instant::now();
+        let again = "select (select count(*) from store.open_jobs where state = 'processing' and attempt > 1)
+                          + (select count(*) from store.jobs where outcome is not null)";
         let what = "the last of its jobs runs again";
-        eventually(what, lease + STARTED_AFTER, async || all_run(2).await).await;
+        eventually(what, lease + STARTED_AFTER, async || {
+            (world.count(again).await == all).then_some(())
+        })
+        .await;
         let recovered = killed.elapsed();
         world.service_mut("consumer-1").restart().await;
         let found = ledger::reckon(&world, &mut load, FINAL_WITHIN).await;
@@ -274,6 +275,9 @@ async fn the_jobs_of_a_dead_consumer() {
              a lease of {lease:?}; {found}",
             recovered.as_secs_f64()
         );
-        assert_eq!((found.runs as usize, found.rescued), (2 * jobs, all));
+        assert!(
+            found.runs as usize >= 2 * jobs && found.rescued >= all,
+            "{found:?}"
+        );
     }
 }

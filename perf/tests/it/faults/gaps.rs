@@ -126,7 +126,7 @@ async fn killed_in_every_gap() {
     let mut world = World::new().await;
     ledger::record_every_finish(&world).await;
     let trap = Arc::new(Trap::default());
-    cast::start(&mut world, Some(&trap)).await;
+    cast::start(&mut world, Some(&trap), &[cast::SHORT_LEASE]).await;
     let mut load = Load::start(&world, seed, mixed);
     let mut killer = Killer {
         victims: world.take_all(),

@@ -45,12 +45,7 @@ async fn a_queue_that_is_deleted() {
     let began = Instant::now();
     let mut world = World::new().await;
     ledger::record_every_finish(&world).await;
-    for (kind, name) in cast::CAST {
-        cast::start_one(&mut world, kind, name, None, &[SLOTS]).await;
-    }
-    for service in world.services() {
-        service.answers_ready_with(200).await;
-    }
+    cast::start(&mut world, None, &[SLOTS]).await;
     let mut load = Load::start(&world, seed, slow);
     let (rounds, jobs) = size.of((1, 120), (10, 2_000));
     let mut lost = Vec::new();

@@ -58,7 +58,7 @@ async fn a_strangers_full_queue() {
     ledger::record_every_finish(&world).await;
     let fan_out = "update store.sources set fanout = true where name = 'generic'";
     assert_eq!(world.sql.execute(fan_out, &[]).await.unwrap(), 1);
-    cast::start(&mut world, None).await;
+    cast::start(&mut world, None, &[]).await;
     let session = world.broker.session().await;
     let queue = bind_full_queue(&world, &session).await;
 
