@@ -11,7 +11,7 @@ use sql::testing::TestDb;
 
 use super::load::{Load, mixed};
 use super::{Size, cast, ledger, seed, skipped};
-use crate::world::World;
+use crate::world::{PATIENCE, World, eventually};
 
 /// How long everything may take to become final once the broker is back: services that have tried in vain for a while
 /// try again within ten seconds.
@@ -20,6 +20,9 @@ pub(super) const FINAL_WITHIN: Duration = Duration::from_secs(40);
 /// How long a broker that takes nothing stays like that: longer than relays wait for a confirm.
 const FULL_FOR: Duration = Duration::from_millis(1_500);
 const CONFIRM_TIMEOUT: (&str, &str) = ("RELAY__CONFIRM_TIMEOUT_MS", "1000");
+
+/// How long relays that have paused are watched.
+const PROBED_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -35,6 +38,30 @@ pub(super) async fn world_on(node: &Node, more: &[(&str, &str)]) -> World {
     ledger::record_every_finish(&world).await;
     cast::start(&mut world, None, more).await;
     world
+}
+
+/// Relays whose broker reads and confirms nothing pause, and find out with one message at a time whether it is over.
+async fn relays_only_probe(world: &World) {
+    let relays: Vec<_> = world
+        .services()
+        .iter()
+        .filter(|service| service.kind() == "relay")
+        .collect();
+    eventually("all relays pause", PATIENCE, async || {
+        let paused = |log: String| log.rfind("publishing is paused") > log.rfind("publishing goes on");
+        relays.iter().all(|relay| paused(relay.log())).then_some(())
+    })
+    .await;
+    let tried = "select coalesce(sum(attempts), 0)::bigint from store.outbox_messages";
+    let (before, began) = (world.count(tried).await, Instant::now());
+    tokio::time::sleep(PROBED_FOR).await;
+    let tries = u64::try_from(world.count(tried).await - before).unwrap();
+    // One a second, each, and one that was under way.
+    let probes = (began.elapsed().as_secs() + 2) * relays.len() as u64;
+    assert!(
+        (1..=probes).contains(&tries),
+        "{tries} messages were tried, {probes} probes fit"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +100,8 @@ async fn a_broker_that_dies_stops_freezes_or_is_full() {
         assert!(waits > 0, "{fault:?}: the broker took all");
         match fault {
             Fault::Killed | Fault::Stopped => node.start().await,
-            Fault::Frozen | Fault::Full => tokio::time::sleep(FULL_FOR).await,
+            Fault::Frozen => tokio::time::sleep(FULL_FOR).await,
+            Fault::Full => relays_only_probe(&world).await,
         }
         assert!(
             world.count(waiting).await >= waits,
