@@ -2,7 +2,9 @@
 //!
 //! A broker that is blocked by its memory or disk alarm, or stalled, says nothing; it only stops to confirm. So when a
 //! message times out, publishing is paused: the next session is open to one message at a time, the probe, until the broker
-//! has answered for one. Owns that, and the readiness check `broker` meanwhile. Sessions come from `supervisor.rs`.
+//! has answered for one. If nothing is due that could be the probe, it is a message for nobody, which the broker returns, so
+//! that an idle relay does not stay paused. Owns that, and the readiness check `broker` meanwhile. Sessions come from
+//! `supervisor.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::outgoing::Outgoing;
 use crate::publisher::Publisher;
 use crate::session::Session;
 use crate::supervisor::Supervisor;
+use crate::topology::Topology;
 
 /// What readiness says while publishing is paused.
 const PAUSED: &str =
     "publishing is paused: the broker confirms nothing (a memory or disk alarm, or it is stalled)";
+
+/// How long a paused session waits for somebody to probe with a message that is due, before it asks with one for nobody.
+const NOTHING_DUE_AFTER: Duration = Duration::from_secs(1);
 
 /// The publisher of whichever session is up; clones share it.
 #[derive(Clone, Debug)]
@@ -109,6 +116,14 @@ fn offer(current: &watch::Sender<Option<Live>>, publisher: &Publisher, paused: b
     }));
 }
 
+/// A message to no queue: a broker that reads it returns and acknowledges it.
+fn for_nobody(topology: &Topology) -> Outgoing {
+    Outgoing {
+        routing_key: topology.nobody.clone(),
+        ..Outgoing::default()
+    }
+}
+
 /// Until the session ends; returns whether publishing is to be paused on the next one.
 async fn serve(
     current: &watch::Sender<Option<Live>>,
@@ -118,6 +133,9 @@ async fn serve(
     supervisor: &Supervisor,
     stop: &CancellationToken,
 ) -> bool {
+    let nothing_due = tokio::time::sleep(NOTHING_DUE_AFTER);
+    tokio::pin!(nothing_due);
+    let mut asked = false;
     loop {
         tokio::select! {
             reason = session.lost() => {
@@ -133,6 +151,14 @@ async fn serve(
                 supervisor.report(Ok(()));
                 offer(current, publisher, paused);
                 tracing::info!("the broker confirms again: publishing goes on");
+            }
+            () = &mut nothing_due, if paused && !asked => {
+                asked = true;
+                if !publisher.has_published() {
+                    let (publisher, ask) = (publisher.clone(), for_nobody(supervisor.topology()));
+                    // The answer is heard above, and so is that there is none.
+                    tokio::spawn(async move { publisher.publish(ask).await });
+                }
             }
             () = stop.cancelled() => {
                 session.close().await;

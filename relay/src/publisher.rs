@@ -113,6 +113,11 @@ impl Publisher {
         self.book.answered.is_cancelled()
     }
 
+    /// Whether a message was handed to the broker in this session.
+    pub(crate) fn has_published(&self) -> bool {
+        self.book.lock().last_tag > 0
+    }
+
     /// Whether a message of this session had no answer in time.
     pub(crate) fn has_timed_out(&self) -> bool {
         self.book.timed_out.load(Ordering::Relaxed)

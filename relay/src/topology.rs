@@ -28,6 +28,8 @@ pub struct Topology {
     pub dlq: String,
     /// The topic exchange for whoever wants the events too.
     pub events: String,
+    /// The name of no queue: what is sent there comes back.
+    pub nobody: String,
 }
 
 impl Topology {
@@ -38,6 +40,7 @@ impl Topology {
             retries: format!("{prefix}.jobs.retries"),
             dlq: format!("{prefix}.jobs.dlq"),
             events: format!("{prefix}.events"),
+            nobody: format!("{prefix}.nobody"),
         }
     }
 

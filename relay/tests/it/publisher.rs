@@ -368,6 +368,34 @@ async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
     assert!(readiness.is_ready());
 }
 
+/// Nothing is due, so nobody probes: the session asks by itself, or an idle relay would stay paused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_ends_also_when_there_is_nothing_to_publish() {
+    let broker = TestBroker::start().await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
+    let (mut kept, _task, readiness, _stop) = kept(&broker, &proxy, Duration::from_millis(300));
+    let queue = broker.topology().jobs;
+    let turn = kept.turn().await.unwrap();
+    proxy.stall(true);
+    let outcome = turn.publisher.publish(message(&queue, "unanswered")).await;
+    assert_eq!(outcome, PublishOutcome::TimedOut);
+    drop(turn);
+    proxy.stall(false);
+    // Held by whom it may, without a message.
+    let idle = timeout(Duration::from_secs(20), kept.turn())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(idle.is_probe());
+    let ready = async {
+        while !readiness.is_ready() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), ready).await.unwrap();
+    assert!(!kept.turn().await.unwrap().is_probe());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stays_stalled_is_probed_again_and_again_with_one_message() {
     let broker = TestBroker::start().await;

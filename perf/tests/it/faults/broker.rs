@@ -21,8 +21,8 @@ pub(super) const FINAL_WITHIN: Duration = Duration::from_secs(40);
 const FULL_FOR: Duration = Duration::from_millis(1_500);
 const CONFIRM_TIMEOUT: (&str, &str) = ("RELAY__CONFIRM_TIMEOUT_MS", "1000");
 
-/// How long relays that have paused are watched.
-const PROBED_FOR: Duration = Duration::from_secs(3);
+/// Probes of relays that have paused, which are waited for.
+const PROBES: u64 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -54,14 +54,14 @@ async fn relays_only_probe(world: &World) {
     .await;
     let tried = "select coalesce(sum(attempts), 0)::bigint from store.outbox_messages";
     let (before, began) = (world.count(tried).await, Instant::now());
-    tokio::time::sleep(PROBED_FOR).await;
-    let tries = u64::try_from(world.count(tried).await - before).unwrap();
+    let tries = eventually("the broker is probed", PATIENCE, async || {
+        let tries = u64::try_from(world.count(tried).await - before).unwrap();
+        (tries >= PROBES).then_some(tries)
+    })
+    .await;
     // One a second, each, and one that was under way.
-    let probes = (began.elapsed().as_secs() + 2) * relays.len() as u64;
-    assert!(
-        (1..=probes).contains(&tries),
-        "{tries} messages were tried, {probes} probes fit"
-    );
+    let most = (began.elapsed().as_secs() + 2) * relays.len() as u64;
+    assert!(tries <= most, "{tries} messages were tried, {most} probes fit");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,7 @@ pub(crate) const SHORT_LEASE: (&str, &str) = ("CONSUMER__LEASE_MS", "2000");
 
 /// Settings of all kinds: limits that are not what is tested here; pauses that are short; and as many runs in a row as
 /// there are kills may end without an outcome, with the job no poison for that.
-pub(crate) const SETTINGS: [(&str, &str); 9] = [
+pub(crate) const SETTINGS: [(&str, &str); 8] = [
     ("APP_ENV", "development"),
     ("HARDENING__INGRESS_RATE_LIMIT_PER_SECOND", "1000000"),
     ("HARDENING__INGRESS_BURST", "1000000"),
