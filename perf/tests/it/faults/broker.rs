@@ -52,6 +52,8 @@ async fn relays_only_probe(world: &World) {
         relays.iter().all(|relay| paused(relay.log())).then_some(())
     })
     .await;
+    // What was in flight when they paused is put off a moment later, batches whole.
+    tokio::time::sleep(FULL_FOR).await;
     let tried = "select coalesce(sum(attempts), 0)::bigint from store.outbox_messages";
     let (before, began) = (world.count(tried).await, Instant::now());
     let tries = eventually("the broker is probed", PATIENCE, async || {
