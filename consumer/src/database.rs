@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use observability::admin::Readiness;
 use relay::backoff::Backoff;
-use sql::{DbError, Object, Pool};
-use tokio::time::timeout;
+use sql::{DbError, Object, Pool, pool};
 
 /// Longest wait for one answer. A little more than what the server allows a statement of ours (10 s), so that this is
 /// the bound of a server that has frozen, not of one that is slow.
@@ -45,30 +44,8 @@ impl Database {
         limit: Duration,
         work: impl AsyncFnOnce(&Object) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        let result = self.attempt(limit, work).await;
+        let result = pool::call(&self.pool, limit, work).await;
         self.note(result.as_ref().err());
-        result
-    }
-
-    async fn attempt<T>(
-        &self,
-        limit: Duration,
-        work: impl AsyncFnOnce(&Object) -> Result<T, DbError>,
-    ) -> Result<T, DbError> {
-        let client = self.pool.get().await?;
-        let result = timeout(limit, work(&client)).await.unwrap_or_else(|_| {
-            Err(DbError::Unavailable(format!(
-                "no answer within {} ms",
-                limit.as_millis()
-            )))
-        });
-        match &result {
-            // The next user of the connection would wait for the answer that we have given up.
-            Err(DbError::Unavailable(_)) => drop(Object::take(client)),
-            // Statements that were prepared before a migration replaced their function; preparing anew mends it.
-            Err(DbError::Bug(_) | DbError::Busy(_)) => self.pool.manager().statement_caches.clear(),
-            _ => {}
-        }
         result
     }
 

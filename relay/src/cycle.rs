@@ -11,8 +11,9 @@ use sql::low_water::LowWaterMark;
 use sql::outbox::{
     ClaimedMessage, Deferred, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox,
 };
+use sql::pool::discard_idle;
 use sql::{DbError, Object, Pool};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::envelope::envelope;
@@ -49,10 +50,7 @@ pub enum CycleError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DbError),
-    /// The broker kept the batch too long.
-    #[error("the broker did not settle the batch in time")]
-    Stalled,
-    /// The database did.
+    /// The database kept the batch too long.
     #[error("the database did not settle the batch in time")]
     Frozen,
 }
@@ -105,12 +103,14 @@ impl Drain {
                 // Its next user would wait for the answer that we have given up; and what it has claimed is free once it
                 // is gone.
                 drop(Object::take(client));
+                discard_idle(pool);
                 Err(CycleError::Frozen)
             }
         }
     }
 
     async fn run_on(&self, client: &mut Object, turn: &Turn) -> Result<Cycle, CycleError> {
+        let until = Instant::now() + self.claim_timeout;
         let transaction = client.transaction().await.map_err(DbError::from)?;
         let from = self.mark().claim_from(Instant::now());
         let limit = if turn.is_probe() { 1 } else { self.batch_items };
@@ -120,10 +120,7 @@ impl Drain {
             return Ok(Cycle::Idle);
         };
         self.mark().claimed_to(last.next_attempt_at);
-        // A dropped transaction rolls back: the rows are free again.
-        let (settlement, abandoned) = timeout(self.claim_timeout, self.publish(&turn.publisher, &claimed))
-            .await
-            .map_err(|_| CycleError::Stalled)?;
+        let (settlement, abandoned) = self.publish(&turn.publisher, &claimed, until).await;
         settle_outbox(&transaction, &settlement, BACKOFF_BASE, BACKOFF_CAP).await?;
         transaction.commit().await.map_err(DbError::from)?;
         self.metrics
@@ -138,6 +135,7 @@ impl Drain {
         &self,
         publisher: &Publisher,
         claimed: &[ClaimedMessage],
+        until: Instant,
     ) -> (Settlement, Vec<(Uuid, String)>) {
         let mut settlement = Settlement::default();
         let mut abandoned = Vec::new();
@@ -152,8 +150,13 @@ impl Drain {
                 Err(reason) => self.abandon(row, reason, "unpublishable", &mut abandoned),
             }
         }
-        for (row, outcome) in sent.into_iter().zip(publisher.publish_batch(messages).await) {
+        let outcomes = publisher.publish_batch(messages, until).await;
+        for (row, outcome) in sent.into_iter().zip(outcomes) {
+            // Not sent in time: it is the next cycle's, first of all.
+            let Some(outcome) = outcome else { continue };
             match outcome {
+                // Nor is it this one's fault, perhaps: the next sessions find out whose, one by one, in this order.
+                PublishOutcome::Lost(_) if publisher.is_refused() => {}
                 PublishOutcome::Confirmed => settlement.confirmed.push(row.id),
                 // Nobody has bound a queue: delivered to everybody who listens.
                 PublishOutcome::Returned { .. } if self.target == Target::Events => {

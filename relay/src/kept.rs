@@ -2,7 +2,7 @@
 //!
 //! A broker that is blocked by its memory or disk alarm, or stalled, says nothing; it only stops to confirm. So when a
 //! message times out, publishing is paused: the next session is open to one message at a time, the probe, until the broker
-//! has answered for one. If nothing is due that could be the probe, it is a message for nobody, which the broker returns, so
+//! has answered for one. The same finds the one message that a broker closes its channel over. If nothing is due that could be the probe, it is a message for nobody, which the broker returns, so
 //! that an idle relay does not stay paused. Owns that, and the readiness check `broker` meanwhile. Sessions come from
 //! `supervisor.rs`.
 
@@ -80,6 +80,41 @@ impl KeptPublisher {
     }
 }
 
+/// Why a session is open to one message at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Restraint {
+    /// It is not.
+    None,
+    /// The last one got no confirms: until the broker has answered once.
+    Stalled,
+    /// The broker has closed the last one over one of so many messages: until it has answered for as many. The one that
+    /// it closes a session over when nothing else is in flight is refused for good.
+    Suspects(usize),
+}
+
+impl Restraint {
+    /// Answers after which it is over.
+    fn answers(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Stalled => 1,
+            Self::Suspects(suspects) => suspects,
+        }
+    }
+
+    /// The restraint on the session after one that was lost.
+    fn after(self, publisher: &Publisher) -> Self {
+        let left = self.answers().saturating_sub(publisher.answers());
+        match self {
+            _ if publisher.suspects() > 0 => Self::Suspects(publisher.suspects().max(left)),
+            _ if publisher.has_timed_out() => Self::Stalled,
+            _ if left == 0 => Self::None,
+            Self::Suspects(_) => Self::Suspects(left),
+            other => other,
+        }
+    }
+}
+
 /// Keeps a publisher open on one session after the other, until `stop` is cancelled: to be done after the
 /// last message has its outcome, because what is in flight then is lost. The task ends with the connection
 /// closed.
@@ -90,7 +125,7 @@ pub fn keep(
 ) -> (KeptPublisher, JoinHandle<()>) {
     let (current, kept) = watch::channel(None);
     let task = tokio::spawn(async move {
-        let mut paused = false;
+        let mut restraint = Restraint::None;
         while let Some(session) = supervisor.connect(&stop).await {
             let started = tokio::select! {
                 biased;
@@ -99,20 +134,20 @@ pub fn keep(
             };
             // Its error is the session's end, which the supervisor logs.
             let Ok(publisher) = started else { continue };
-            if paused {
+            if restraint == Restraint::Stalled {
                 supervisor.report(Err(PAUSED));
             }
-            offer(&current, &publisher, paused);
-            paused = serve(&current, &publisher, session, paused, &supervisor, &stop).await;
+            offer(&current, &publisher, restraint);
+            restraint = serve(&current, &publisher, session, restraint, &supervisor, &stop).await;
         }
     });
     (KeptPublisher(kept), task)
 }
 
-fn offer(current: &watch::Sender<Option<Live>>, publisher: &Publisher, paused: bool) {
+fn offer(current: &watch::Sender<Option<Live>>, publisher: &Publisher, restraint: Restraint) {
     current.send_replace(Some(Live {
         publisher: publisher.clone(),
-        probe: paused.then(|| Arc::new(Semaphore::new(1))),
+        probe: (restraint != Restraint::None).then(|| Arc::new(Semaphore::new(1))),
     }));
 }
 
@@ -124,15 +159,15 @@ fn for_nobody(topology: &Topology) -> Outgoing {
     }
 }
 
-/// Until the session ends; returns whether publishing is to be paused on the next one.
+/// Until the session ends; returns the restraint on the next one.
 async fn serve(
     current: &watch::Sender<Option<Live>>,
     publisher: &Publisher,
     session: Session,
-    mut paused: bool,
+    mut restraint: Restraint,
     supervisor: &Supervisor,
     stop: &CancellationToken,
-) -> bool {
+) -> Restraint {
     let nothing_due = tokio::time::sleep(NOTHING_DUE_AFTER);
     tokio::pin!(nothing_due);
     let mut asked = false;
@@ -140,19 +175,20 @@ async fn serve(
         tokio::select! {
             reason = session.lost() => {
                 current.send_replace(None);
-                let stalled = publisher.has_timed_out() || (paused && !publisher.has_answered());
-                if stalled && !paused {
-                    tracing::warn!(reason, "publishing is paused until the broker confirms a message again");
+                publisher.settled().await;
+                let next = restraint.after(publisher);
+                if next != Restraint::None && next != restraint {
+                    tracing::warn!(reason, restraint = ?next, "publishing is paused but for one message at a time");
                 }
-                return stalled;
+                return next;
             }
-            () = publisher.answered(), if paused => {
-                paused = false;
+            () = publisher.answered(restraint.answers()), if restraint != Restraint::None => {
+                restraint = Restraint::None;
                 supervisor.report(Ok(()));
-                offer(current, publisher, paused);
+                offer(current, publisher, restraint);
                 tracing::info!("the broker confirms again: publishing goes on");
             }
-            () = &mut nothing_due, if paused && !asked => {
+            () = &mut nothing_due, if restraint != Restraint::None && !asked => {
                 asked = true;
                 if !publisher.has_published() {
                     let (publisher, ask) = (publisher.clone(), for_nobody(supervisor.topology()));
@@ -162,7 +198,7 @@ async fn serve(
             }
             () = stop.cancelled() => {
                 session.close().await;
-                return false;
+                return Restraint::None;
             }
         }
     }

@@ -10,10 +10,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use sql::Pool;
 use sql::outbox::{Target, count_outbox};
+use sql::{Pool, pool};
 use tokio_util::sync::CancellationToken;
 
+use crate::lanes::CALL_TIMEOUT;
 use crate::outgoing::PublishOutcome;
 
 /// How fresh the count of waiting messages is while somebody scrapes.
@@ -112,9 +113,12 @@ impl RelayMetrics {
         loop {
             if self.scraped.swap(false, Ordering::Relaxed) || unasked >= COUNT_UNASKED {
                 unasked = 0;
-                let counted = async { count_outbox(&pool.get().await?).await };
+                let count = async |client: &sql::Object| count_outbox(client).await;
+                let counted = stop
+                    .run_until_cancelled(pool::call(&pool, CALL_TIMEOUT, count))
+                    .await;
                 // Without a database the last count stands; readiness says that it is away.
-                if let Ok(count) = counted.await {
+                if let Some(Ok(count)) = counted {
                     self.pending.set(count);
                 }
             }

@@ -78,7 +78,8 @@ pub enum PublishOutcome {
     Lost(String),
     /// No answer in time: the broker may have it.
     TimedOut,
-    /// It can't be sent as it is, now or later. Nothing was sent.
+    /// It can't be sent as it is, now or later: a bound is passed, and nothing was sent; or the broker has closed the channel
+    /// over it.
     Refused(String),
 }
 

@@ -5,14 +5,14 @@
 //! connections come from `session.rs`; `kept.rs` has a publisher on whichever session is up.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use amqprs::BasicProperties;
 use amqprs::channel::{BasicPublishArguments, Channel, ConfirmSelectArguments};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::amqp::AmqpError;
@@ -86,16 +86,27 @@ impl Publisher {
         self.hand_in(message).await.outcome(&self.end).await
     }
 
-    /// Publishes all, in order and without waiting in between, and answers in the same order.
-    pub async fn publish_batch(&self, messages: Vec<Outgoing>) -> Vec<PublishOutcome> {
-        let mut tickets = Vec::with_capacity(messages.len());
+    /// Publishes all, in order and without waiting in between, and answers in the same order, until the deadline at the
+    /// latest: `TimedOut` for what has no answer by then, none for what did not come into the window, and was not sent.
+    pub async fn publish_batch(
+        &self,
+        messages: Vec<Outgoing>,
+        deadline: Instant,
+    ) -> Vec<Option<PublishOutcome>> {
+        let count = messages.len();
+        let mut tickets = Vec::with_capacity(count);
         for message in messages {
-            tickets.push(self.hand_in(message).await);
+            let Ok(ticket) = timeout_at(deadline, self.hand_in(message)).await else {
+                break;
+            };
+            tickets.push(ticket);
         }
-        let mut outcomes = Vec::with_capacity(tickets.len());
+        let mut outcomes = Vec::with_capacity(count);
         for ticket in tickets {
-            outcomes.push(ticket.outcome(&self.end).await);
+            let outcome = timeout_at(deadline, ticket.outcome(&self.end)).await;
+            outcomes.push(Some(outcome.unwrap_or(PublishOutcome::TimedOut)));
         }
+        outcomes.resize(count, None);
         outcomes
     }
 
@@ -104,13 +115,37 @@ impl Publisher {
         self.end.come(reason);
     }
 
-    /// Waits until the broker has answered for a message of this session, whatever the answer was.
-    pub(crate) async fn answered(&self) {
-        self.book.answered.cancelled().await;
+    /// Waits until the broker has answered that often in this session, whatever the answers were.
+    pub(crate) async fn answered(&self, times: usize) {
+        // Its sender is in the book: it can't fail.
+        let _ = self
+            .book
+            .answers
+            .subscribe()
+            .wait_for(|answers| *answers >= times)
+            .await
+            .map(drop);
     }
 
-    pub(crate) fn has_answered(&self) -> bool {
-        self.book.answered.is_cancelled()
+    /// How often the broker has answered in this session.
+    pub(crate) fn answers(&self) -> usize {
+        *self.book.answers.borrow()
+    }
+
+    /// Waits until every message has its outcome, which is soon after the session's end.
+    pub(crate) async fn settled(&self) {
+        self.book.settled.cancelled().await;
+    }
+
+    /// How many messages were in flight when the broker closed the channel over one of them; 0 if it did not, or if there
+    /// was only that one, which is `Refused` then.
+    pub(crate) fn suspects(&self) -> usize {
+        self.book.suspects.load(Ordering::SeqCst)
+    }
+
+    /// Whether the broker has closed the channel over one of the messages in flight: the others are as good as ever.
+    pub fn is_refused(&self) -> bool {
+        self.end.is_refusal()
     }
 
     /// Whether a message was handed to the broker in this session.
@@ -165,9 +200,11 @@ fn lost(end: &End) -> PublishOutcome {
 #[derive(Debug, Default)]
 struct Book {
     entries: Mutex<Entries>,
-    /// Cancelled with the first answer.
-    answered: CancellationToken,
+    answers: watch::Sender<usize>,
     timed_out: AtomicBool,
+    /// Cancelled when every message has its outcome, after the end.
+    settled: CancellationToken,
+    suspects: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -245,7 +282,7 @@ impl Entry {
 
 impl Confirms for Book {
     fn ack(&self, tag: u64, multiple: bool) {
-        self.answered.cancel();
+        self.answers.send_modify(|answers| *answers += 1);
         for mut entry in self.take(tag, multiple) {
             let outcome = match entry.returned.take() {
                 None => PublishOutcome::Confirmed,
@@ -259,7 +296,7 @@ impl Confirms for Book {
     }
 
     fn nack(&self, tag: u64, multiple: bool) {
-        self.answered.cancel();
+        self.answers.send_modify(|answers| *answers += 1);
         for entry in self.take(tag, multiple) {
             entry.answer(PublishOutcome::Nacked);
         }
@@ -333,12 +370,22 @@ impl Task {
         // Order matters: nothing may be handed in once the rest is answered.
         self.window.close();
         self.commands.close();
-        for entry in self.book.take_all() {
+        let mut unanswered = self.book.take_all();
+        if end.is_refusal() {
+            match unanswered.len() {
+                1 => unanswered
+                    .remove(0)
+                    .answer(PublishOutcome::Refused(end.reason().unwrap_or_default())),
+                suspects => self.book.suspects.store(suspects, Ordering::SeqCst),
+            }
+        }
+        for entry in unanswered {
             entry.answer(lost(&end));
         }
         while let Some(command) = self.commands.recv().await {
             let _ = command.reply.send(lost(&end));
         }
+        self.book.settled.cancel();
     }
 
     async fn send(&self, command: Command) -> Result<(), amqprs::error::Error> {

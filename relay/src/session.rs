@@ -5,6 +5,7 @@
 //! alive. The next one is made by `supervisor.rs`; what runs on it is in `topology.rs` and `publisher.rs`, and
 //! in the consumer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,12 +48,21 @@ pub(crate) trait Confirms: Send + Sync + 'static {
 pub(crate) struct End {
     token: CancellationToken,
     reason: OnceLock<String>,
+    refusal: AtomicBool,
 }
+
+/// AMQP reply codes with which a broker closes a channel over what one message is: too large, or not as it must be.
+const REFUSALS: [u16; 2] = [311, 406];
 
 impl End {
     pub(crate) fn come(&self, reason: impl Into<String>) {
         self.announce(reason);
         self.token.cancel();
+    }
+
+    /// Whether the broker has closed the channel over one of the messages in flight.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.refusal.load(Ordering::SeqCst)
     }
 
     /// Gives the reason before the end comes; the first one given stays.
@@ -299,6 +309,9 @@ struct ChannelEvents {
 #[async_trait]
 impl ChannelCallback for ChannelEvents {
     async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), ClientError> {
+        if self.confirms.is_some() && REFUSALS.contains(&close.reply_code()) {
+            self.end.0.refusal.store(true, Ordering::SeqCst);
+        }
         self.end.0.come(format!(
             "channel closed by the broker: {} {}",
             close.reply_code(),

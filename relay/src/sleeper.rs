@@ -6,19 +6,22 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sql::DbError;
 use sql::outbox::{LowWater, OUTBOX_CHANNEL, Target, outbox_next_due, relay_sleep, relay_wake};
 use sql::pool::Listener;
+use sql::{DbError, pool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::lanes::{LAST_PAUSE, Shared, backoff, pause};
+use crate::lanes::{CALL_TIMEOUT, LAST_PAUSE, Shared, backoff, pause};
 
 /// Pause after something was due that may be another relay's, still our own lanes', or the broker's not to take; longer each
 /// time in a row, up to the poll.
 const PAUSE_WHEN_DUE: Duration = Duration::from_millis(100);
+
+/// Bound of the last call, at the end.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long the sleeper waits for all lanes; one that hangs on its broker must not hold up the others' wake-up.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -41,9 +44,8 @@ pub(crate) async fn sleep_for_all(shared: Shared, config: Config) {
         // For whatever was missed meanwhile.
         shared.next_round();
     }
-    if let Ok(client) = shared.pool.get().await {
-        let _ = relay_wake(&client, relay_id).await;
-    }
+    let goodbye = async |client: &sql::Object| relay_wake(client, relay_id).await;
+    let _ = pool::call(&shared.pool, LAST_CALL, goodbye).await;
 }
 
 /// Says that the relay sleeps, looks once more, waits until something is due or a writer notifies; again and again.
@@ -100,15 +102,18 @@ impl Looks {
         relay_id: Uuid,
         poll: Duration,
     ) -> Result<Option<Duration>, DbError> {
-        let client = shared.pool.get().await?;
-        let now = match self.clock {
-            // The database's clock, as of its last word: ours may be hours off.
-            Some((then, at)) => then + at.elapsed(),
-            None => outbox_next_due(&client, LowWater::START.at).await?.now,
-        };
-        let wakes_at = now + poll;
-        relay_sleep(&client, relay_id, wakes_at).await?;
-        let found = outbox_next_due(&client, LowWater::START.at).await?;
+        let clock = self.clock;
+        let (wakes_at, found) = pool::call(&shared.pool, CALL_TIMEOUT, async |client| {
+            let now = match clock {
+                // The database's clock, as of its last word: ours may be hours off.
+                Some((then, at)) => then + at.elapsed(),
+                None => outbox_next_due(client, LowWater::START.at).await?.now,
+            };
+            let wakes_at = now + poll;
+            relay_sleep(client, relay_id, wakes_at).await?;
+            Ok((wakes_at, outbox_next_due(client, LowWater::START.at).await?))
+        })
+        .await?;
         self.clock = Some((found.now, Instant::now()));
         let until = found.due.map_or(wakes_at, |due| due.min(wakes_at));
         Ok((until - found.now).to_std().ok().filter(|wait| !wait.is_zero()))

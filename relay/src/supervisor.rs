@@ -103,7 +103,8 @@ impl Supervisor {
     pub async fn connect(&mut self, stop: &CancellationToken) -> Option<Session> {
         if let Some(last) = self.last.take() {
             last.end.come(CLOSED_HERE);
-            if last.since.elapsed() < STABLE_AFTER {
+            // Who is refused a message is not the worse connected for it.
+            if last.since.elapsed() < STABLE_AFTER && !last.end.is_refusal() {
                 self.backoff.after_failure();
             } else {
                 self.backoff.reset();

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -15,6 +15,9 @@ use crate::{DbError, Secret};
 
 /// How long a new connection, or a free one, is waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the network may leave what was sent without a sign that it has arrived.
+const UNHEARD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Notifications that may wait for their reader. They carry no data that is not in a table: beyond this, older ones
 /// say the same.
@@ -66,8 +69,44 @@ fn parse(url: &Secret) -> Result<Config, String> {
     }
     config
         .connect_timeout(CONNECT_TIMEOUT)
-        .keepalives_idle(Duration::from_secs(10));
+        .keepalives_idle(Duration::from_secs(10))
+        .tcp_user_timeout(UNHEARD_TIMEOUT);
     Ok(config)
+}
+
+/// Makes one call on a connection of the pool, and waits no longer than `limit` for its end: the server may have frozen, or
+/// the network may swallow what is said. A connection that was given up, or has failed, is not used again. After an error it
+/// is not known what the call did, unless it says so.
+///
+/// # Errors
+/// Those of the call; [`DbError::Unavailable`] if it did not end in time.
+pub async fn call<T>(
+    pool: &Pool,
+    limit: Duration,
+    work: impl AsyncFnOnce(&Object) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    let client = pool.get().await?;
+    let result = timeout(limit, work(&client)).await.unwrap_or_else(|_| {
+        discard_idle(pool);
+        Err(DbError::Unavailable(format!(
+            "no answer within {} ms",
+            limit.as_millis()
+        )))
+    });
+    match &result {
+        // The next user of the connection would wait for the answer that we have given up.
+        Err(DbError::Unavailable(_)) => drop(Object::take(client)),
+        // Statements that were prepared before a migration replaced their function; preparing anew mends it.
+        Err(DbError::Bug(_) | DbError::Busy(_)) => pool.manager().statement_caches.clear(),
+        _ => {}
+    }
+    result
+}
+
+/// Has the pool connect anew: what made one connection fall silent has most likely met the idle ones beside it, and each
+/// would cost its next user a time-out.
+pub fn discard_idle(pool: &Pool) {
+    pool.retain(|_, _| false);
 }
 
 fn tls() -> MakeRustlsConnect {

@@ -55,6 +55,14 @@ fn message(queue: &str, id: impl Into<String>) -> Outgoing {
     }
 }
 
+/// The outcomes of a batch that has all the time it needs.
+async fn all(publisher: &Publisher, batch: Vec<Outgoing>) -> Vec<PublishOutcome> {
+    let outcomes = publisher
+        .publish_batch(batch, tokio::time::Instant::now() + CONFIRM_TIMEOUT * 3)
+        .await;
+    outcomes.into_iter().map(Option::unwrap).collect()
+}
+
 #[tokio::test]
 async fn a_confirmed_message_is_in_the_queue_as_it_was_given() {
     let broker = TestBroker::start().await;
@@ -125,7 +133,7 @@ async fn every_message_of_a_mixed_batch_gets_its_own_outcome() {
     let batch: Vec<_> = (0..2500)
         .map(|n| message(target(n), format!("m-{}", n / 2)))
         .collect();
-    let outcomes = timeout(Duration::from_secs(30), publisher.publish_batch(batch))
+    let outcomes = timeout(Duration::from_secs(30), all(&publisher, batch))
         .await
         .unwrap();
 
@@ -167,9 +175,11 @@ async fn a_queue_that_is_full_nacks() {
         .arguments(arguments)
         .finish();
     session.control().queue_declare(declare).await.unwrap();
-    let outcomes = publisher
-        .publish_batch((0..5).map(|n| message(&queue, n.to_string())).collect())
-        .await;
+    let outcomes = all(
+        &publisher,
+        (0..5).map(|n| message(&queue, n.to_string())).collect(),
+    )
+    .await;
     assert_eq!(outcomes[0], PublishOutcome::Confirmed);
     assert!(outcomes.contains(&PublishOutcome::Nacked), "{outcomes:?}");
     session
@@ -275,7 +285,7 @@ async fn a_connection_cut_in_flight_loses_all_pending_and_the_next_one_works() {
 
     proxy.stall(true);
     let batch = (0..1500).map(|n| message(&queue, n.to_string())).collect();
-    let pending = tokio::spawn(async move { publisher.publish_batch(batch).await });
+    let pending = tokio::spawn(async move { all(&publisher, batch).await });
     // Cut once the window is full: 1000 in flight, 500 that wait for a place.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!pending.is_finished());
@@ -325,7 +335,7 @@ async fn a_stalled_broker_times_out_in_time_and_the_next_session_works() {
         ..message(&queue, n.to_string())
     };
     let started = Instant::now();
-    let outcomes = publisher.publish_batch((0..1000).map(large).collect()).await;
+    let outcomes = all(&publisher, (0..1000).map(large).collect()).await;
     let took = started.elapsed();
     assert!(
         took >= Duration::from_millis(500) && took < Duration::from_secs(3),
@@ -431,13 +441,8 @@ async fn a_broker_that_stays_stalled_is_probed_again_and_again_with_one_message(
         PublishOutcome::Confirmed
     );
     drop(turn);
-    assert!(
-        !timeout(Duration::from_secs(5), kept.turn())
-            .await
-            .unwrap()
-            .unwrap()
-            .is_probe()
-    );
+    let open = async { while kept.turn().await.unwrap().is_probe() {} };
+    timeout(Duration::from_secs(5), open).await.unwrap();
     assert!(readiness.is_ready());
 }
 
@@ -459,7 +464,7 @@ async fn a_writer_that_is_stuck_goes_with_its_session() {
         body: vec![0; 64 * 1024],
         ..message("nowhere", n.to_string())
     };
-    let outcomes = publisher.publish_batch((0..1000).map(large).collect()).await;
+    let outcomes = all(&publisher, (0..1000).map(large).collect()).await;
     assert_eq!(outcomes[0], PublishOutcome::TimedOut);
     assert!(session.lost().await.contains("no confirm in 300 ms"));
     let closed = async {
@@ -504,4 +509,105 @@ async fn a_stranger_on_another_channel_does_not_disturb_the_count() {
             PublishOutcome::Confirmed
         );
     }
+}
+
+/// A broker that confirms too slowly for a whole batch: what is confirmed counts, and the rest is told apart from what was
+/// never sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_ends_at_its_deadline_and_keeps_what_was_confirmed() {
+    let broker = TestBroker::start().await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
+    let (mut kept, _task, _readiness, _stop) = kept(&broker, &proxy, CONFIRM_TIMEOUT);
+    let publisher = kept.turn().await.unwrap().publisher;
+    let queue = broker.topology().jobs;
+    assert_eq!(
+        all(&publisher, vec![message(&queue, "first")]).await,
+        [PublishOutcome::Confirmed]
+    );
+    proxy.stall(true);
+    // One more than the window holds is never handed in.
+    let batch = (0..1001).map(|n| message(&queue, n.to_string())).collect();
+    let outcomes = publisher
+        .publish_batch(batch, tokio::time::Instant::now() + Duration::from_millis(500))
+        .await;
+    assert_eq!(outcomes.len(), 1001);
+    assert!(
+        outcomes[..1000]
+            .iter()
+            .all(|outcome| *outcome == Some(PublishOutcome::TimedOut))
+    );
+    assert_eq!(outcomes[1000], None);
+    assert!(
+        !publisher.is_lost(),
+        "the session goes on: the confirms come late, not never"
+    );
+    proxy.stall(false);
+    assert_eq!(
+        all(&publisher, vec![message(&queue, "last")]).await,
+        [PublishOutcome::Confirmed]
+    );
+}
+
+/// A message that the broker closes its channel over: it takes all that is in flight with it, once. One by one the others go
+/// out, and it alone is refused for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_the_broker_closes_the_channel_over_is_found_and_refused() {
+    let broker = TestBroker::start().await;
+    let proxy = Proxy::before(broker.amqp_url(), 5672).await;
+    let (mut kept, _task, _readiness, _stop) = kept(&broker, &proxy, CONFIRM_TIMEOUT);
+    let queue = broker.topology().jobs;
+    let batch: Vec<Outgoing> = (0..50)
+        .map(|n| {
+            let mut message = message(&queue, n.to_string());
+            if n == 17 {
+                // RabbitMQ wants a list there.
+                let header = HeaderValue::Text("nobody".to_owned());
+                message.properties.headers.insert("CC".to_owned(), header);
+            }
+            message
+        })
+        .collect();
+    let mut waiting: Vec<Outgoing> = batch;
+    let (mut refused, mut rounds, mut confirmed) = (Vec::new(), 0, 0);
+    while !waiting.is_empty() {
+        rounds += 1;
+        assert!(rounds < 60, "{} wait still", waiting.len());
+        let turn = timeout(Duration::from_secs(20), kept.turn())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(turn.is_probe(), rounds > 1, "round {rounds}");
+        let count = if turn.is_probe() { 1 } else { waiting.len() };
+        let now: Vec<Outgoing> = waiting.drain(..count).collect();
+        let outcomes = all(&turn.publisher, now.clone()).await;
+        let mut again = Vec::new();
+        for (message, outcome) in now.into_iter().zip(outcomes) {
+            match outcome {
+                PublishOutcome::Confirmed => confirmed += 1,
+                PublishOutcome::Refused(reason) => refused.push((message.properties.message_id, reason)),
+                PublishOutcome::Lost(_) => {
+                    assert!(turn.publisher.is_refused());
+                    again.push(message);
+                }
+                other => panic!("{other}"),
+            }
+        }
+        again.append(&mut waiting);
+        waiting = again;
+    }
+    assert_eq!((confirmed, refused.len()), (49, 1));
+    assert_eq!(refused[0].0, "17");
+    assert!(refused[0].1.contains("PRECONDITION_FAILED"), "{}", refused[0].1);
+    // As many answers as there were suspects, and it is over.
+    for n in 0..60 {
+        let turn = timeout(Duration::from_secs(20), kept.turn())
+            .await
+            .unwrap()
+            .unwrap();
+        if !turn.is_probe() {
+            return;
+        }
+        all(&turn.publisher, vec![message(&queue, format!("after-{n}"))]).await;
+    }
+    panic!("one message at a time for ever");
 }

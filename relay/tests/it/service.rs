@@ -138,6 +138,30 @@ async fn it_goes_on_when_the_database_was_away() {
     assert_eq!(ids, work_messages(&jobs));
 }
 
+/// Connections fall silent while new ones work, as after a failover that nobody was told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_the_database_are_given_up() {
+    let world = World::new().await;
+    let proxy = Proxy::before(world.db.url("relayforge_relay").expose(), 5432).await;
+    let relay = world.relay_at(proxy.url(), world.broker.amqp_url(), &[]);
+    world.ingest("generic", 0..20).await;
+    world.outbox_is_empty().await;
+    proxy.silence();
+    let jobs = world.ingest("generic", 20..21).await;
+    let gone = "select count(*) from store.outbox_messages";
+    let deadline = std::time::Instant::now() + Duration::from_secs(45);
+    while world.count(gone).await > 0 {
+        assert!(std::time::Instant::now() < deadline, "a call has no bound");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(world.message_ids().await.contains(&work_messages(&jobs)[0]));
+    // Nor does one keep it from ending.
+    proxy.silence();
+    tokio::time::timeout(Duration::from_secs(30), relay.end())
+        .await
+        .expect("it ends");
+}
+
 /// A stalled broker confirms nothing: the rows are put off with that reason, the connection is made anew, all arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_broker_is_told_apart_and_survived() {

@@ -18,6 +18,8 @@ pub struct Proxy {
 struct State {
     server: String,
     stalled: watch::Sender<bool>,
+    /// Connections up to this number are silent.
+    silent: watch::Sender<usize>,
     shut: watch::Sender<bool>,
     cut: Mutex<CancellationToken>,
     accepted: AtomicUsize,
@@ -39,6 +41,7 @@ impl Proxy {
         let state = Arc::new(State {
             server,
             stalled: watch::Sender::new(false),
+            silent: watch::Sender::new(0),
             shut: watch::Sender::new(false),
             cut: Mutex::default(),
             accepted: AtomicUsize::new(0),
@@ -62,6 +65,12 @@ impl Proxy {
         self.state.stalled.send_replace(stalled);
     }
 
+    /// Passes nothing on any more on the connections that there are, and says so to nobody; later ones are forwarded.
+    pub fn silence(&self) {
+        let old = self.state.silent.send_replace(self.accepted());
+        debug_assert!(old <= self.accepted());
+    }
+
     /// Closes every connection and each new one at once, as a dead server's machine does; or goes on.
     pub fn shut(&self, shut: bool) {
         self.state.shut.send_replace(shut);
@@ -78,16 +87,16 @@ impl Proxy {
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((client, _)) = listener.accept().await {
-        state.accepted.fetch_add(1, Ordering::SeqCst);
+        let number = state.accepted.fetch_add(1, Ordering::SeqCst) + 1;
         let cut = state.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if *state.shut.borrow() {
             continue;
         }
-        tokio::spawn(forward(client, Arc::clone(&state), cut));
+        tokio::spawn(forward(client, Arc::clone(&state), cut, number));
     }
 }
 
-async fn forward(client: TcpStream, state: Arc<State>, cut: CancellationToken) {
+async fn forward(client: TcpStream, state: Arc<State>, cut: CancellationToken, number: usize) {
     let Ok(server) = TcpStream::connect(&state.server).await else {
         return;
     };
@@ -97,23 +106,30 @@ async fn forward(client: TcpStream, state: Arc<State>, cut: CancellationToken) {
     let (server_read, server_write) = server.into_split();
     tokio::select! {
         () = cut.cancelled() => {}
-        () = pump(client_read, server_write, state.stalled.subscribe()) => {}
-        () = pump(server_read, client_write, state.stalled.subscribe()) => {}
+        () = pump(client_read, server_write, &state, number) => {}
+        () = pump(server_read, client_write, &state, number) => {}
     }
 }
 
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut stalled: watch::Receiver<bool>,
+    state: &State,
+    number: usize,
 ) {
+    let (mut stalled, mut silent) = (state.stalled.subscribe(), state.silent.subscribe());
     let mut buffer = vec![0; 16 * 1024];
     loop {
         if stalled.wait_for(|stalled| !stalled).await.is_err() {
             return;
         }
+        if *silent.borrow_and_update() >= number {
+            // Both sides stay connected, for as long as the test runs.
+            std::future::pending::<()>().await;
+        }
         tokio::select! {
             biased;
+            changed = silent.changed() => if changed.is_err() { return },
             changed = stalled.changed() => if changed.is_err() { return },
             read = from.read(&mut buffer) => match read {
                 Ok(bytes) if bytes > 0 && to.write_all(&buffer[..bytes]).await.is_ok() => {}
