@@ -193,7 +193,7 @@ begin
   end if;
 end $$;
 COMMENT ON FUNCTION relayforge.check_clock(p_now timestamp with time zone) IS 'Lets p_now be another time than the clock''s for the owner alone.';
-CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text)
+CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_from_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamp with time zone, attempts integer, tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text, refused_since timestamp with time zone)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -201,7 +201,7 @@ CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_a
     SET enable_mergejoin TO 'off'
     AS $$
   with claimed as (
-    select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts
+    select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
       from outbox_messages o
      where o.target = p_target
        and (o.next_attempt_at, o.id) >= (p_from_at, p_from_id)
@@ -212,9 +212,9 @@ CREATE FUNCTION relayforge.claim_outbox(p_target text, p_limit integer, p_from_a
   )
   select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,
          q.tenant_id, q.slug, q.source, q.kind, q.event_type, q.provider_event_id,
-         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error
+         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error, q.refused_since
     from (
-      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
+      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts, c.refused_since,
              i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
              i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error,
              sum(octet_length(i.body)) over (
@@ -1628,13 +1628,15 @@ begin
     update open_jobs o
        set state = 'retrying', attempt = o.attempt + 1, attempt_base = o.attempt_base + 1,
            starts = case when p_blameless then greatest(o.starts - 1, 0) else o.starts end,
-           run_id = null, lease_until = null, due_at = p_now
+           run_id = null, lease_until = null,
+           due_at = p_now + case when p_blameless or o.starts < 2 then '0' else relayforge.backoff('5 s', '20 s', o.starts - 1, 1) end
      where o.job_id = any (p_job_ids)
-    returning o.job_id, o.attempt
+    returning o.job_id, o.attempt, o.due_at
   )
-  -- Among fresh work: nothing was wrong with these, and they have waited for a lease already.
+  -- Among fresh work, if at once: nothing was wrong with these, and they have waited for a lease already.
   insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), 'jobs', r.job_id, j.event_id, r.attempt, p_now
+  select relayforge.uuid7(p_now, 0), case when r.due_at > p_now then 'retries' else 'jobs' end,
+         r.job_id, j.event_id, r.attempt, r.due_at
     from requeued r
     join jobs j on j.id = r.job_id;
 end $$;
@@ -1743,8 +1745,9 @@ begin
   update outbox_messages o
      set attempts = o.attempts + 1,
          last_error = left(d.error, 2000),
+         refused_since = case when d.blameless then o.refused_since else coalesce(o.refused_since, p_now) end,
          next_attempt_at = p_now + relayforge.backoff(
-           p_backoff_base, case when d.blameless then p_backoff_base else p_backoff_cap end, o.attempts + 1)
+           case when d.blameless then p_backoff_base else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
     from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
    where o.id = d.id;
 end $$;
@@ -1762,6 +1765,7 @@ declare
   v_run_ids uuid[];
   v_poisoned uuid[];
   v_locked uuid[];
+  v_started uuid[];
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
   select array_agg(q.outcome), array_agg(case when q.outcome = 'started' then gen_random_uuid() end),
@@ -1794,15 +1798,23 @@ begin
       array_fill(format('%s runs in a row ended without an outcome', p_max_starts), array[cardinality(v_poisoned)]),
       p_now);
   end if;
-  update open_jobs o
+  -- One that was opened again just now, after the lock, may be somebody else's: it is looked at once more.
+  with started as (
+    update open_jobs o
      set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
          max_starts = least(p_max_starts, 32000)
     from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and i.run_id is not null;
+   where o.job_id = i.job_id and i.run_id is not null and o.state <> 'processing'
+    returning o.job_id
+  )
+  select coalesce(array_agg(s.job_id), '{}') into v_started from started s;
   return query
-  select i.outcome, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
+  select case when i.outcome = 'started' and i.run_id is null then 'locked' else i.outcome end, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
          j.event_id, j.event_type, e.provider_event_id, j.correlation_id, e.headers, e.body, e.trace_context
-    from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as i(job_id, outcome, run_id, ord)
+    from (
+      select u.job_id, u.outcome, case when u.job_id = any (v_started) then u.run_id end as run_id, u.ord
+        from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as u(job_id, outcome, run_id, ord)
+    ) i
     left join jobs j on j.id = i.job_id and i.run_id is not null
     left join webhook_inbox e on e.id = j.event_id
     left join tenants t on t.id = j.tenant_id
@@ -1818,17 +1830,33 @@ CREATE FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer DE
 declare
   -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
   c_last_attempt constant smallint := 32000;
+  -- Longer than any process that sweeps pauses by itself.
+  c_while constant interval := '10 seconds';
+  v_swept_at timestamptz;
+  v_resumed_at timestamptz;
   v_rescued uuid[];
   v_poisoned uuid[];
   v_reasons text[];
 begin
-  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases'))
-     or exists (select 1 from sweeps s where s.swept_at > p_now - p_not_within and s.swept_at <= p_now) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
     return query select 0, 0;
     return;
   end if;
   if p_not_within > '0' then
-    insert into sweeps (swept_at) values (p_now) on conflict (singleton) do update set swept_at = excluded.swept_at;
+    select s.swept_at, s.resumed_at into v_swept_at, v_resumed_at from sweeps s;
+    if v_swept_at > p_now - p_not_within and v_swept_at <= p_now then
+      return query select 0, 0;
+      return;
+    end if;
+    if v_swept_at is null or v_swept_at > p_now or v_swept_at < p_now - greatest(p_not_within * 5, c_while) then
+      v_resumed_at := p_now;
+    end if;
+    insert into sweeps (swept_at, resumed_at) values (p_now, v_resumed_at)
+    on conflict (singleton) do update set swept_at = excluded.swept_at, resumed_at = excluded.resumed_at;
+    if p_now < v_resumed_at + p_not_within * 5 then
+      return query select 0, 0;
+      return;
+    end if;
   end if;
   select array_agg(q.job_id) filter (where not q.is_poison),
          array_agg(q.job_id) filter (where q.is_poison),
@@ -2450,7 +2478,8 @@ CREATE TABLE store.outbox_messages (
     attempt smallint NOT NULL,
     next_attempt_at timestamp with time zone NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
-    last_error text
+    last_error text,
+    refused_since timestamp with time zone
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 COMMENT ON TABLE store.outbox_messages IS 'A queue: what is to be published. A row leaves it in the transaction that claimed it, once the broker has confirmed.';
@@ -2460,8 +2489,9 @@ COMMENT ON COLUMN store.outbox_messages.job_id IS 'The job.';
 COMMENT ON COLUMN store.outbox_messages.event_id IS 'Its event, whose body and headers make the message.';
 COMMENT ON COLUMN store.outbox_messages.attempt IS 'The attempt that the message asks for.';
 COMMENT ON COLUMN store.outbox_messages.next_attempt_at IS 'Not to be published before: the due time of a retry, or the back-off after a refusal of the broker.';
-COMMENT ON COLUMN store.outbox_messages.attempts IS 'Times that publishing it failed.';
+COMMENT ON COLUMN store.outbox_messages.attempts IS 'Times that publishing it failed, for whatever reason.';
 COMMENT ON COLUMN store.outbox_messages.last_error IS 'Why it failed last: nacked, returned as unroutable, timed out, lost.';
+COMMENT ON COLUMN store.outbox_messages.refused_since IS 'Since when the broker has refused it (nacked, unroutable); null while it has not. How long it waits before it is tried again grows with this, and a stranger''s queue has an hour.';
 CREATE VIEW relayforge.outbox_backlog AS
  SELECT t.target,
         CASE
@@ -3030,12 +3060,14 @@ COMMENT ON COLUMN store.stripe_event_idempotency.signature_timestamp IS 'A deliv
 CREATE UNLOGGED TABLE store.sweeps (
     singleton boolean DEFAULT true NOT NULL,
     swept_at timestamp with time zone NOT NULL,
+    resumed_at timestamp with time zone NOT NULL,
     CONSTRAINT sweeps_one_row CHECK (singleton)
 )
 WITH (fillfactor='50');
 COMMENT ON TABLE store.sweeps IS 'When leases were last swept, so that many processes together do not look more often than one would. Unlogged: after a crash the next one looks. At most one row.';
 COMMENT ON COLUMN store.sweeps.singleton IS 'Always true: there is one row at most.';
 COMMENT ON COLUMN store.sweeps.swept_at IS 'When the last sweep began.';
+COMMENT ON COLUMN store.sweeps.resumed_at IS 'When sweeping began again after a while without: the database was away, or its clock has jumped. Runs that are alive renew their leases first.';
 ALTER TABLE ONLY store.admin_api_keys
     ADD CONSTRAINT admin_api_keys_key_sha256_key UNIQUE (key_sha256);
 ALTER TABLE ONLY store.admin_api_keys

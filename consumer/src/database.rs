@@ -17,8 +17,8 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Pauses after failed calls, from the first to the last. The last is far below a usual lease, so that leases
 /// are renewed before they end when the database was away for a moment.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The database of one consumer. Clones share the pool.
 #[derive(Clone, Debug)]

@@ -10,16 +10,20 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use relay::backoff::Backoff;
 use sql::jobs::{Run, renew_leases};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::database::{CALL_TIMEOUT, Database, backoff};
+use crate::database::{CALL_TIMEOUT, Database, FIRST_PAUSE, LAST_PAUSE};
 use crate::metrics::metrics;
 
 /// Renewals within the time of one lease: two may fail before it ends.
 const RENEWALS_PER_LEASE: u32 = 3;
+
+/// Tries within the time of one lease, at least, while renewals fail.
+const RENEWAL_TRIES: u32 = 12;
 
 metrics! {
     /// How many runs there are, and how many were lost.
@@ -104,7 +108,8 @@ impl Leases {
         let period = lease / RENEWALS_PER_LEASE;
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut backoff = backoff();
+        // Before the sweeper takes anything over, when the database is back.
+        let mut backoff = Backoff::new(FIRST_PAUSE, (lease / RENEWAL_TRIES).min(LAST_PAUSE));
         loop {
             ticks.tick().await;
             while let Err(error) = self.renew(&database, lease, period).await {

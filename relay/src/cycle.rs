@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 use sql::low_water::LowWaterMark;
 use sql::outbox::{
     ClaimedMessage, Deferred, Settlement, Target, abandon_outbox, claim_outbox, settle_outbox,
@@ -166,8 +166,8 @@ impl Drain {
                 PublishOutcome::Refused(reason) => {
                     self.abandon(row, reason, "unpublishable", &mut abandoned);
                 }
-                other if self.is_given_up(row) => {
-                    self.abandon(row, other.to_string(), "dropped", &mut abandoned);
+                PublishOutcome::Nacked if self.is_given_up(row) => {
+                    self.abandon(row, PublishOutcome::Nacked.to_string(), "dropped", &mut abandoned);
                 }
                 other => {
                     self.metrics.not_published(self.target, outcome_label(&other));
@@ -206,15 +206,10 @@ impl Drain {
         abandoned.push((row.id, reason));
     }
 
-    /// Whether a stranger's queue has refused this event for too long.
+    /// Whether a stranger's queue has refused this event for too long, by the database's clock: it was due a moment ago.
     fn is_given_up(&self, row: &ClaimedMessage) -> bool {
-        let made = row
-            .id
-            .get_timestamp()
-            .map(|at| at.to_unix().0)
-            .and_then(|seconds| i64::try_from(seconds).ok());
-        let age = made.and_then(|seconds| Some(row.next_attempt_at - DateTime::from_timestamp(seconds, 0)?));
-        self.target == Target::Events && age.is_some_and(|age| age > EVENTS_GIVEN_UP_AFTER)
+        let refused_for = row.refused_since.map(|since| row.next_attempt_at - since);
+        self.target == Target::Events && refused_for.is_some_and(|time| time > EVENTS_GIVEN_UP_AFTER)
     }
 
     fn mark(&self) -> MutexGuard<'_, LowWaterMark> {

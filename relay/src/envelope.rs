@@ -199,6 +199,7 @@ mod tests {
     fn claimed(body: &str) -> ClaimedMessage {
         let event_id: Uuid = "019370b0-1c00-7000-8000-000000000001".parse().unwrap();
         ClaimedMessage {
+            refused_since: None,
             id: Uuid::from_u128(1),
             job_id: Uuid::from_u128(2),
             attempt: 3,

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use sql::jobs::Swept;
 use sql::outbox::{Target, count_outbox};
 use sql::{Pool, pool};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ pub struct RelayMetrics {
     not_published: Family<OutcomeLabels, Counter>,
     batches: Family<TargetLabel, Counter>,
     rescued: Counter,
+    poisoned: Counter,
     /// For how long there are partitions.
     pub(crate) horizon: PartitionHorizon,
     scraped: Arc<AtomicBool>,
@@ -75,6 +77,11 @@ impl RelayMetrics {
             "Jobs whose lease had run out and that this process put in the outbox again",
             self.rescued.clone(),
         );
+        registry.register(
+            "dlq_messages",
+            "Jobs that this process has given up as poison; each has its copy in the dead-letter queue",
+            self.poisoned.clone(),
+        );
         self.horizon.register(&mut registry);
         let (encode, scraped) = (
             observability::metrics::encoder(registry),
@@ -94,8 +101,9 @@ impl RelayMetrics {
         self.published.get_or_create(&label).inc_by(confirmed as u64);
     }
 
-    pub(crate) fn jobs_rescued(&self, jobs: u32) {
-        self.rescued.inc_by(jobs.into());
+    pub(crate) fn jobs_swept(&self, swept: Swept) {
+        self.rescued.inc_by(swept.rescued.into());
+        self.poisoned.inc_by(swept.poisoned.into());
     }
 
     pub(crate) fn not_published(&self, target: Target, outcome: &'static str) {

@@ -46,7 +46,7 @@ pub(crate) async fn sweep(shared: Shared, metrics: RelayMetrics) {
         }
     };
     let report = |swept: Swept| {
-        metrics.jobs_rescued(swept.rescued);
+        metrics.jobs_swept(swept);
         shared.next_round();
     };
     shared

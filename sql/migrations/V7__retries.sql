@@ -6,18 +6,24 @@ alter table store.outbox_messages
   add constraint outbox_messages_target_known check (target in ('jobs', 'retries', 'events', 'dlq')) not valid;
 comment on column store.outbox_messages.target is 'jobs: the queue of fresh work; retries: the queue of work that comes back (retried, reprocessed, or held before), so that a mass of it delays nothing new; events: the topic exchange for others; dlq: the copy of a job that was given up.';
 
+alter table store.outbox_messages add column refused_since timestamptz;
+comment on column store.outbox_messages.refused_since is 'Since when the broker has refused it (nacked, unroutable); null while it has not. How long it waits before it is tried again grows with this, and a stranger''s queue has an hour.';
+comment on column store.outbox_messages.attempts is 'Times that publishing it failed, for whatever reason.';
+
 alter table store.open_jobs add column max_starts smallint not null default 5;
 comment on column store.open_jobs.max_starts is 'How many runs in a row may end without an outcome, as the consumer of the last run has it: whoever sweeps need not know.';
 
 create unlogged table store.sweeps (
   singleton boolean not null default true,
   swept_at timestamptz not null,
+  resumed_at timestamptz not null,
   constraint sweeps_pkey primary key (singleton),
   constraint sweeps_one_row check (singleton)
 ) with (fillfactor = 50);
 comment on table store.sweeps is 'When leases were last swept, so that many processes together do not look more often than one would. Unlogged: after a crash the next one looks. At most one row.';
 comment on column store.sweeps.singleton is 'Always true: there is one row at most.';
 comment on column store.sweeps.swept_at is 'When the last sweep began.';
+comment on column store.sweeps.resumed_at is 'When sweeping began again after a while without: the database was away, or its clock has jumped. Runs that are alive renew their leases first.';
 
 create table store.retry_policies (
   tenant_id uuid,

@@ -27,6 +27,8 @@ const ALL_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct LowWaterMark {
     at: DateTime<Utc>,
+    /// The last claim started at the beginning: what it finds is where the queue begins, also if that is earlier.
+    from_start: bool,
     far_due: Instant,
     all_due: Instant,
 }
@@ -36,6 +38,7 @@ impl LowWaterMark {
     pub fn new(now: Instant) -> Self {
         Self {
             at: LowWater::START.at,
+            from_start: false,
             far_due: now,
             all_due: now,
         }
@@ -43,8 +46,10 @@ impl LowWaterMark {
 
     /// Where the next claim starts.
     pub fn claim_from(&mut self, now: Instant) -> LowWater {
+        self.from_start = false;
         let behind = if now >= self.all_due {
             self.all_due = now + ALL_EVERY;
+            self.from_start = true;
             return LowWater::START;
         } else if now >= self.far_due {
             self.far_due = now + FAR_EVERY;
@@ -60,13 +65,33 @@ impl LowWaterMark {
 
     /// The last message of a claim was due then.
     pub fn claimed_to(&mut self, at: DateTime<Utc>) {
-        self.at = self.at.max(at);
+        self.at = if self.from_start { at } else { self.at.max(at) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_from_the_beginning_takes_the_mark_back_after_the_clock_was() {
+        let begun = Instant::now();
+        let noon = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let mut mark = LowWaterMark::new(begun);
+        mark.claim_from(begun);
+        mark.claimed_to(noon);
+        mark.claim_from(begun + Duration::from_millis(100));
+        mark.claimed_to(noon - TimeDelta::hours(1));
+        let near = mark.claim_from(begun + Duration::from_millis(200)).at;
+        assert!(
+            near > noon - TimeDelta::hours(1),
+            "one that is late takes nothing back"
+        );
+        mark.claim_from(begun + ALL_EVERY);
+        mark.claimed_to(noon - TimeDelta::hours(1));
+        let near = mark.claim_from(begun + ALL_EVERY + Duration::from_millis(1)).at;
+        assert!(near < noon - TimeDelta::hours(1));
+    }
 
     #[test]
     fn most_claims_start_near_some_far_and_few_at_the_beginning() {
@@ -82,8 +107,10 @@ mod tests {
                 .unwrap();
             starts[start] += 1;
             mark.claimed_to(last);
-            // A retry of the past does not move it back.
-            mark.claimed_to(last - TimeDelta::hours(1));
+            // A retry of the past does not move it back, unless that is where the queue begins.
+            if start > 0 {
+                mark.claimed_to(last - TimeDelta::hours(1));
+            }
         }
         assert_eq!(starts, [2, 50, 48]);
     }

@@ -13,7 +13,7 @@ use crate::{DbError, row_enum};
 pub(crate) const CLAIM_OUTBOX: &str =
     "select id, job_id, event_id, attempt, next_attempt_at, attempts, tenant_id,
             tenant_slug, source, source_kind, event_type, provider_event_id, correlation_id, headers, body,
-            trace_context, cause, error
+            trace_context, cause, error, refused_since
        from relayforge.claim_outbox($1, $2, $3, $4)";
 pub(crate) const SETTLE_OUTBOX: &str =
     "select relayforge.settle_outbox($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5),
@@ -90,6 +90,8 @@ pub struct ClaimedMessage {
     pub next_attempt_at: DateTime<Utc>,
     /// Times that publishing it has failed.
     pub attempts: i32,
+    /// Since when the broker has refused it, if it has.
+    pub refused_since: Option<DateTime<Utc>>,
     /// The job's event.
     pub event_id: Uuid,
     /// The event itself; none if its inbox partition is gone.
@@ -175,6 +177,7 @@ pub async fn claim_outbox(
                 attempt: row.try_get("attempt")?,
                 next_attempt_at: row.try_get("next_attempt_at")?,
                 attempts: row.try_get("attempts")?,
+                refused_since: row.try_get("refused_since")?,
                 event_id: row.try_get("event_id")?,
                 event: StoredEvent::from_row(row)?,
                 cause: row.try_get("cause")?,

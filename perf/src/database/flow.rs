@@ -78,17 +78,22 @@ pub(super) async fn run(scratch: &Scratch, feed: &mut Feed, jobs: u64) -> anyhow
     };
     let api = scratch.session(Role::Api).await?;
     let consumer = scratch.session(Role::Consumer).await?;
-    let mut lane = Drain::new(scratch, Target::Jobs).await?;
+    let mut lanes = [
+        Drain::new(scratch, Target::Jobs).await?,
+        Drain::new(scratch, Target::Retries).await?,
+    ];
     let mut copies = Drain::new(scratch, Target::Dlq).await?;
     let (sender, mut receiver) = mpsc::channel(usize::from(u16::MAX));
     let began = Instant::now();
     tokio::try_join!(
         flow.ingest(&api, feed, jobs),
-        flow.publish(&mut lane, &mut copies, sender),
+        flow.publish(&mut lanes, &mut copies, sender),
         flow.consume(&consumer, &mut receiver),
     )?;
     let took = began.elapsed();
-    lane.flush().await?;
+    for lane in &lanes {
+        lane.flush().await?;
+    }
     copies.flush().await?;
     flush_statistics(&api).await?;
     flush_statistics(&consumer).await?;
@@ -125,13 +130,16 @@ impl Flow {
 
     async fn publish(
         &self,
-        lane: &mut Drain,
+        lanes: &mut [Drain],
         copies: &mut Drain,
         queue: mpsc::Sender<JobAttempt>,
     ) -> anyhow::Result<()> {
         let mut copied_at = Instant::now();
         while !self.progress.is_done() {
-            let claimed = lane.cycle().await?;
+            let mut claimed = Vec::new();
+            for lane in lanes.iter_mut() {
+                claimed.extend(lane.cycle().await?);
+            }
             for message in &claimed {
                 let attempt = JobAttempt {
                     job_id: message.job_id,

@@ -221,20 +221,120 @@ async fn a_worker_writes_each_outcome_and_survives_what_is_no_message_of_ours() 
         "{}",
         worker.log()
     );
+    assert_eq!(
+        worker.log().matches("names no job and attempt").count(),
+        JUNK_IDS.len(),
+        "{}",
+        worker.log()
+    );
     worker.ends_well_after_sigterm().await;
     assert_eq!(world.count("select count(*) from store.open_jobs").await, 0);
 }
 
+/// Ids of messages that are not ours.
+const JUNK_IDS: [&str; 6] = [
+    "nonsense",
+    "",
+    "019370b0-1c01-7000-8000-000000000002",
+    "019370b0-1c01-7000-8000-000000000002:0",
+    "019370b0-1c01-7000-8000-000000000002:2147483648",
+    "019370b0-1c01-7000-8000-000000000002:99999999999",
+];
+
 async fn publish_junk(world: &World) {
     let session = world.broker.session().await;
-    let to = BasicPublishArguments::new("", &world.broker.topology().jobs);
-    let properties = BasicProperties::default().with_message_id("nonsense").finish();
-    session
-        .control()
-        .basic_publish(properties, b"junk".to_vec(), to)
-        .await
-        .unwrap();
+    for id in JUNK_IDS {
+        let to = BasicPublishArguments::new("", &world.broker.topology().jobs);
+        let properties = BasicProperties::default().with_message_id(id).finish();
+        session
+            .control()
+            .basic_publish(properties, b"junk".to_vec(), to)
+            .await
+            .unwrap();
+    }
     session.close().await;
+}
+
+/// Handlers whose errors have what no column can have.
+const ODD_HANDLERS: &str = r#"
+from worker import Fail, Retry
+
+ODD = {
+    "surrogate": Fail("half of a pair: \ud83d"),
+    "nul": Fail("nul: \0"),
+    "nan": Retry("waits nan", after=float("nan")),
+    "inf": Retry("waits inf", after=float("inf")),
+    "negative": Retry("waits negative", after=-1e308),
+    "text": Retry("waits text", after="soon"),
+}
+
+
+def odd(job):
+    error = ODD.get(job.event["data"].get("odd"))
+    if error:
+        raise error
+
+
+HANDLERS = {"shop": odd}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_survives_what_its_handlers_raise() {
+    let Some(python) = python().await else { return };
+    let world = world().await;
+    fs::write(world.folder().join("odd.py"), ODD_HANDLERS).unwrap();
+    let worker = Script::start(&world, &python, "worker.py", &["odd"]);
+    for (odd, error) in [("surrogate", "half of a pair: ?"), ("nul", "nul: ?")] {
+        let job_id = ordered(&world, json!({ "odd": odd })).await;
+        assert_eq!(world.outcome(job_id).await, ("dead_lettered".to_owned(), 1));
+        assert_eq!(last_error(&world, job_id).await, error);
+    }
+    // A wait that is none is left to the back-off, and there is no longer one than a day.
+    for odd in ["nan", "negative", "text"] {
+        let job_id = ordered(&world, json!({ "odd": odd })).await;
+        assert_eq!(world.outcome(job_id).await, ("dead_lettered".to_owned(), 5));
+        assert_eq!(last_error(&world, job_id).await, format!("waits {odd}"));
+    }
+    let endless = ordered(&world, json!({ "odd": "inf" })).await;
+    worker.says(&format!("job {endless}:1 waits inf")).await;
+    let well = ordered(&world, json!({})).await;
+    world.succeeds(well).await;
+    worker.ends_well_after_sigterm().await;
+}
+
+/// As while a migration is under way, and as with rows that no call may touch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_survives_a_database_that_refuses_and_each_job_is_refused_alone() {
+    let Some(python) = python().await else { return };
+    let world = world().await;
+    fs::write(world.folder().join("odd.py"), ODD_HANDLERS).unwrap();
+    let (unstarted, unended, well) = (
+        ordered(&world, json!({ "order": 1 })).await,
+        ordered(&world, json!({ "order": 2 })).await,
+        ordered(&world, json!({ "order": 3 })).await,
+    );
+    let refuse = format!(
+        "create function public.refuse() returns trigger language plpgsql as $$
+         begin raise feature_not_supported; end $$;
+         create trigger unstarted before update on store.open_jobs for each row
+         when (new.job_id = '{unstarted}' and new.state = 'processing') execute function public.refuse();
+         create trigger unended before delete on store.open_jobs for each row
+         when (old.job_id = '{unended}') execute function public.refuse();
+         revoke execute on function relayforge.start_jobs from relayforge_consumer"
+    );
+    world.sql.batch_execute(&refuse).await.unwrap();
+    let worker = Script::start(&world, &python, "worker.py", &["odd"]);
+    worker.says(&format!("job {well}:1 can't be started")).await;
+    let grant = "grant execute on function relayforge.start_jobs to relayforge_consumer";
+    world.sql.batch_execute(grant).await.unwrap();
+    world.succeeds(well).await;
+    worker.says(&format!("job {unended}:1 can't be ended yet")).await;
+    let drop_both = "drop function public.refuse() cascade";
+    world.sql.batch_execute(drop_both).await.unwrap();
+    for job_id in [unstarted, unended] {
+        world.succeeds(job_id).await;
+    }
+    worker.ends_well_after_sigterm().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

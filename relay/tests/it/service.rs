@@ -212,8 +212,7 @@ async fn a_strangers_full_queue_holds_up_and_repeats_no_job() {
     world
         .execute(
             "update store.outbox_messages
-                set id = relayforge.uuid7(clock_timestamp() - interval '2 hours', (random() * 4000)::integer),
-                    next_attempt_at = clock_timestamp()",
+                set refused_since = refused_since - interval '2 hours', next_attempt_at = clock_timestamp()",
         )
         .await;
     world.ingest("loud", 300..301).await;

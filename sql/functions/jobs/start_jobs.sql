@@ -31,6 +31,7 @@ declare
   v_run_ids uuid[];
   v_poisoned uuid[];
   v_locked uuid[];
+  v_started uuid[];
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
 
@@ -66,16 +67,24 @@ begin
       p_now);
   end if;
 
-  update open_jobs o
+  -- One that was opened again just now, after the lock, may be somebody else's: it is looked at once more.
+  with started as (
+    update open_jobs o
      set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
          max_starts = least(p_max_starts, 32000)
     from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and i.run_id is not null;
+   where o.job_id = i.job_id and i.run_id is not null and o.state <> 'processing'
+    returning o.job_id
+  )
+  select coalesce(array_agg(s.job_id), '{}') into v_started from started s;
 
   return query
-  select i.outcome, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
+  select case when i.outcome = 'started' and i.run_id is null then 'locked' else i.outcome end, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
          j.event_id, j.event_type, e.provider_event_id, j.correlation_id, e.headers, e.body, e.trace_context
-    from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as i(job_id, outcome, run_id, ord)
+    from (
+      select u.job_id, u.outcome, case when u.job_id = any (v_started) then u.run_id end as run_id, u.ord
+        from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as u(job_id, outcome, run_id, ord)
+    ) i
     left join jobs j on j.id = i.job_id and i.run_id is not null
     left join webhook_inbox e on e.id = j.event_id
     left join tenants t on t.id = j.tenant_id

@@ -2,7 +2,8 @@
 -- again as its next attempt (a lost run is no failure: it takes nothing from the budget), or dead-lettered as poison
 -- after so many runs in a row without an outcome as its last consumer allows (p_max_starts, where given, instead). Any process
 -- may call it; an advisory lock lets one at a time work, the others get zeros, and so do all if leases were swept less than
--- p_not_within ago. At most p_limit jobs a call.
+-- p_not_within ago. If nobody has swept for a while, the database was away or its clock has jumped: then nothing is taken over
+-- for five times p_not_within, in which runs that are alive renew their leases. At most p_limit jobs a call.
 -- Locks: open_jobs by id; a row that somebody holds is left for the next call.
 create function relayforge.sweep_leases(
   p_limit integer,
@@ -18,17 +19,33 @@ as $$
 declare
   -- The number of an attempt is a smallint: a job that is rescued for ever ends here.
   c_last_attempt constant smallint := 32000;
+  -- Longer than any process that sweeps pauses by itself.
+  c_while constant interval := '10 seconds';
+  v_swept_at timestamptz;
+  v_resumed_at timestamptz;
   v_rescued uuid[];
   v_poisoned uuid[];
   v_reasons text[];
 begin
-  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases'))
-     or exists (select 1 from sweeps s where s.swept_at > p_now - p_not_within and s.swept_at <= p_now) then
+  if not pg_try_advisory_xact_lock(relayforge.lock_key('sweep_leases')) then
     return query select 0, 0;
     return;
   end if;
   if p_not_within > '0' then
-    insert into sweeps (swept_at) values (p_now) on conflict (singleton) do update set swept_at = excluded.swept_at;
+    select s.swept_at, s.resumed_at into v_swept_at, v_resumed_at from sweeps s;
+    if v_swept_at > p_now - p_not_within and v_swept_at <= p_now then
+      return query select 0, 0;
+      return;
+    end if;
+    if v_swept_at is null or v_swept_at > p_now or v_swept_at < p_now - greatest(p_not_within * 5, c_while) then
+      v_resumed_at := p_now;
+    end if;
+    insert into sweeps (swept_at, resumed_at) values (p_now, v_resumed_at)
+    on conflict (singleton) do update set swept_at = excluded.swept_at, resumed_at = excluded.resumed_at;
+    if p_now < v_resumed_at + p_not_within * 5 then
+      return query select 0, 0;
+      return;
+    end if;
   end if;
   select array_agg(q.job_id) filter (where not q.is_poison),
          array_agg(q.job_id) filter (where q.is_poison),

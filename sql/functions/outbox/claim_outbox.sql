@@ -13,7 +13,8 @@ create function relayforge.claim_outbox(
 returns table (
   id uuid, job_id uuid, event_id uuid, attempt smallint, next_attempt_at timestamptz, attempts integer,
   tenant_id uuid, tenant_slug text, source text, source_kind text, event_type text, provider_event_id text,
-  correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text
+  correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text,
+  refused_since timestamptz
 )
 language sql security definer
 set search_path = store, pg_temp
@@ -22,7 +23,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
   with claimed as (
-    select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts
+    select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
       from outbox_messages o
      where o.target = p_target
        and (o.next_attempt_at, o.id) >= (p_from_at, p_from_id)
@@ -33,9 +34,9 @@ as $$
   )
   select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,
          q.tenant_id, q.slug, q.source, q.kind, q.event_type, q.provider_event_id,
-         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error
+         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error, q.refused_since
     from (
-      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts,
+      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts, c.refused_since,
              i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
              i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error,
              sum(octet_length(i.body)) over (

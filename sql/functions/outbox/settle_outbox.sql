@@ -1,5 +1,5 @@
 -- Ends the claim of a batch, in the claiming transaction: what the broker has confirmed leaves the queue, the rest is
--- put off with its error. What the broker has refused waits under a back-off that doubles from p_backoff_base to
+-- put off with its error. What the broker has refused waits about as long as it has been refused for, from p_backoff_base to
 -- p_backoff_cap; where p_blameless says that the connection was lost or stalled, it waits p_backoff_base at most: the relay
 -- paces itself by its connection then, and the message is as good as any other.
 -- Locks: none that claim_outbox has not taken.
@@ -31,8 +31,9 @@ begin
   update outbox_messages o
      set attempts = o.attempts + 1,
          last_error = left(d.error, 2000),
+         refused_since = case when d.blameless then o.refused_since else coalesce(o.refused_since, p_now) end,
          next_attempt_at = p_now + relayforge.backoff(
-           p_backoff_base, case when d.blameless then p_backoff_base else p_backoff_cap end, o.attempts + 1)
+           case when d.blameless then p_backoff_base else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
     from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
    where o.id = d.id;
 end $$;

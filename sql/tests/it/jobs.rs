@@ -575,26 +575,89 @@ async fn poison_is_counted_against_the_last_consumers_limit() {
     assert_eq!(count(&db, &dead).await, 1);
 }
 
+/// As if leases had been swept all the time until that long ago.
+async fn swept(db: &TestDb, ago: &str) {
+    let state = format!(
+        "insert into store.sweeps (swept_at, resumed_at)
+         values (clock_timestamp() - interval '{ago}', clock_timestamp() - interval '1 day')
+         on conflict (singleton) do update set swept_at = excluded.swept_at, resumed_at = excluded.resumed_at"
+    );
+    db.owner().await.batch_execute(&state).await.unwrap();
+}
+
 #[tokio::test]
 async fn many_sweepers_look_as_often_as_one_would() {
     let db = TestDb::create().await;
     let client = consumer(&db).await;
-    let minute = Duration::from_secs(60);
-    assert_eq!(
-        sweep_leases(&client, 100, minute).await.unwrap(),
-        Swept::default()
-    );
+    let period = Duration::from_secs(3);
     started(&client, new_job(&db, "a").await, 1).await;
     expire_leases(&db).await;
+    swept(&db, "1 second").await;
     assert_eq!(
-        sweep_leases(&client, 100, minute).await.unwrap(),
+        sweep_leases(&client, 100, period).await.unwrap(),
         Swept::default(),
         "one has just looked"
     );
-    // As if the clock had been set back since.
-    let ahead = "update store.sweeps set swept_at = clock_timestamp() + interval '1 hour'";
-    db.owner().await.execute(ahead, &[]).await.unwrap();
-    assert_eq!(sweep_leases(&client, 100, minute).await.unwrap().rescued, 1);
+    swept(&db, "4 seconds").await;
+    assert_eq!(sweep_leases(&client, 100, period).await.unwrap().rescued, 1);
+}
+
+/// The database was away, or its clock has jumped: all leases are over, and most runs are alive.
+#[tokio::test]
+async fn after_a_while_without_sweeps_the_living_renew_their_leases_first() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let alive = started(&client, new_job(&db, "alive").await, 1).await.run;
+    let dead = started(&client, new_job(&db, "dead").await, 1).await.run;
+    let period = Duration::from_millis(100);
+    for gap in ["1 hour", "-1 hour"] {
+        expire_leases(&db).await;
+        swept(&db, gap).await;
+        assert_eq!(
+            sweep_leases(&client, 100, period).await.unwrap(),
+            Swept::default(),
+            "{gap}"
+        );
+        let resumed =
+            "select count(*) from store.sweeps where resumed_at > clock_timestamp() - interval '10 seconds'";
+        assert_eq!(count(&db, resumed).await, 1, "{gap}");
+    }
+    assert!(renew_leases(&client, &[alive], LEASE).await.unwrap().is_empty());
+    tokio::time::sleep(period * 6).await;
+    assert_eq!(sweep_leases(&client, 100, period).await.unwrap().rescued, 1);
+    assert_eq!(
+        renew_leases(&client, &[alive, dead], LEASE).await.unwrap(),
+        [dead.job_id]
+    );
+}
+
+/// One that ends its process takes its neighbours with it. They do not come back together, again and again.
+#[tokio::test]
+async fn jobs_whose_runs_keep_ending_together_are_parted() {
+    let db = TestDb::create().await;
+    let client = consumer(&db).await;
+    let mut jobs = Vec::new();
+    for id in 0..20 {
+        jobs.push(new_job(&db, &id.to_string()).await);
+    }
+    let due = "select count(distinct date_trunc('milliseconds', next_attempt_at))
+                 from store.outbox_messages where attempt = ";
+    for attempt in 1..=3 {
+        for job_id in &jobs {
+            started(&client, *job_id, attempt).await;
+        }
+        expire_leases(&db).await;
+        let swept = sweep_leases(&client, 100, Duration::ZERO).await.unwrap();
+        assert_eq!(swept.rescued, 20);
+        let moments = count(&db, &format!("{due}{}", attempt + 1)).await;
+        assert_eq!(
+            moments > 10,
+            attempt > 1,
+            "attempt {attempt}: due at {moments} moments"
+        );
+    }
+    let latest = "select count(*) from store.outbox_messages where next_attempt_at > clock_timestamp() + interval '20 seconds'";
+    assert_eq!(count(&db, latest).await, 0);
 }
 
 #[tokio::test]

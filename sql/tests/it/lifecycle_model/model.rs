@@ -98,6 +98,8 @@ pub(crate) struct Message {
     pub(crate) failures: i32,
     /// A relay has had it. All of a sequence is one transaction, so to the database it has it still.
     pub(crate) claimed: bool,
+    /// Since when the broker has refused it.
+    pub(crate) refused_since: Option<Time>,
 }
 
 /// Whether messages of that target ask for a run.
@@ -121,6 +123,8 @@ pub(crate) struct Model {
     /// Rows of the job log: job, what, attempt (0 for what operators did), how many.
     pub(crate) log: BTreeMap<(usize, &'static str, i16), i64>,
     pub(crate) audited: i64,
+    /// Jobs that were put back just now and wait.
+    pub(crate) delayed: Vec<usize>,
     pub(crate) intake: Intake,
 }
 
@@ -136,6 +140,7 @@ impl Model {
             runs: Vec::new(),
             log: BTreeMap::new(),
             audited: 0,
+            delayed: Vec::new(),
             intake: Intake::default(),
         }
     }
@@ -157,6 +162,7 @@ impl Model {
             due,
             failures: 0,
             claimed: false,
+            refused_since: None,
         });
     }
 
@@ -244,19 +250,32 @@ impl Model {
     pub(crate) fn hand_back(&mut self, job: usize, run: Uuid) -> bool {
         let current = self.is_current(job, run);
         if current {
-            self.requeue(job);
+            self.requeue(job, true);
             self.jobs[job].unfinished -= 1;
         }
         current
     }
 
-    /// Puts a job back whose run has ended without an outcome.
-    fn requeue(&mut self, job: usize) {
+    /// Puts a job back whose run has ended without an outcome; where that keeps happening it waits, and how long is the
+    /// database's to choose.
+    fn requeue(&mut self, job: usize, blameless: bool) {
         let attempt = self.jobs[job].attempt();
         self.log(job, "rescued", attempt);
+        let waits = !blameless && self.jobs[job].unfinished >= 2;
         self.jobs[job].state = State::Retrying;
         self.jobs[job].due = Some(self.now);
-        self.send("jobs", job, attempt + 1, self.now);
+        self.send(if waits { "retries" } else { "jobs" }, job, attempt + 1, self.now);
+        if waits {
+            self.delayed.push(job);
+        }
+    }
+
+    /// The database has chosen how long a job waits that was put back.
+    pub(crate) fn delayed_until(&mut self, job: usize, due: Time) {
+        self.jobs[job].due = Some(due);
+        if let Some(message) = self.outbox.iter_mut().rfind(|m| m.job == job && m.id.is_none()) {
+            message.due = due;
+        }
     }
 
     /// The broker has lost all it had; returns how many messages are written anew.
@@ -306,7 +325,7 @@ impl Model {
                 poisoned += 1;
                 continue;
             }
-            self.requeue(job);
+            self.requeue(job, false);
             rescued += 1;
         }
         (rescued, poisoned)

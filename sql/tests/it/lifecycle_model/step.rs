@@ -9,7 +9,10 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::intake::Answer;
-use super::model::{LEASE_SECONDS, MAX_STARTS, Model, Time, backoff, is_work, midnight_after};
+use super::model::{
+    BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS, LEASE_SECONDS, MAX_STARTS, Model, Time, is_work,
+    midnight_after,
+};
 use super::op::{Fate, Op, Sent, Verb};
 
 /// Beyond this there may be no partition, and there is a way to go after the last operation.
@@ -215,7 +218,13 @@ impl Case<'_> {
             let now = self.model.now;
             let message = self.model.outbox.iter_mut().find(|m| m.id == Some(id)).unwrap();
             message.failures += 1;
-            let (soonest, latest) = backoff(message.failures.unsigned_abs());
+            // As long as it has been refused for, within the bounds.
+            let refused_for = now - *message.refused_since.get_or_insert(now);
+            let latest = refused_for.clamp(
+                TimeDelta::seconds(BACKOFF_BASE_SECONDS.into()),
+                TimeDelta::seconds(BACKOFF_CAP_SECONDS.into()),
+            );
+            let soonest = latest / 2;
             ensure!(
                 (now + soonest..=now + latest).contains(&due),
                 "tried again at {due}"

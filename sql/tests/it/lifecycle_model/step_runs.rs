@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
+use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::model::Time;
@@ -161,6 +162,17 @@ impl Case<'_> {
         let expected = self.model.sweep(limit.into(), max_starts);
         self.say(format!("  rescued and poisoned {swept:?}, expected {expected:?}"));
         ensure!(swept == expected);
+        for job in std::mem::take(&mut self.model.delayed) {
+            let query = "select due_at from store.open_jobs where job_id = $1";
+            let rows = self.database.rows(query, &[&self.model.jobs[job].id]).await?;
+            let due: Time = rows[0].get(0);
+            let latest = self.model.now + TimeDelta::seconds(20);
+            ensure!(
+                (self.model.now..=latest).contains(&due),
+                "job {job} waits until {due}"
+            );
+            self.model.delayed_until(job, due);
+        }
         Ok(())
     }
 }
