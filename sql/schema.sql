@@ -1387,6 +1387,11 @@ declare
   v_written integer;
   v_running xid[];
 begin
+  -- Each statement must see what is committed when it begins, or a claim that ends in between would look as if it had not.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'rebuild_broker needs the isolation level read committed, not %', current_setting('transaction_isolation')
+      using errcode = 'RF400';
+  end if;
   perform pg_advisory_xact_lock(relayforge.lock_key('rebuild_broker'));
   -- Before the look at the outbox: a claim that begins after this is published after the queue was found gone.
   select coalesce(array_agg(l.transactionid), '{}') into v_running from pg_locks l where l.locktype = 'transactionid' and l.granted;

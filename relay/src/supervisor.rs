@@ -21,6 +21,10 @@ use crate::topology::Topology;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LAST_DELAY: Duration = Duration::from_secs(10);
 
+/// How often a session for work looks whether its queues are still there. Nobody tells a publisher, and an idle one would not
+/// find out.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
 /// How long a session must have lived for the next attempt to start over with the first delay.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -173,6 +177,16 @@ impl Supervisor {
             amqp.broker = broker,
             "connected to the broker"
         );
+        if self.repair.is_some() {
+            let (topology, control, ended) =
+                (self.topology.clone(), session.control().clone(), session.ended());
+            tokio::spawn(async move {
+                while ended.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some()
+                    // Where one is missing the broker closes the channel, and so the session ends.
+                    && topology.look_for_work_queues(&control).await.is_ok()
+                {}
+            });
+        }
         let (end, readiness, name) = (session.end().clone(), self.readiness.clone(), self.name.clone());
         let watch = async move {
             end.reached().await;

@@ -3,7 +3,7 @@
 //! Owns which queues and exchange exist and with which arguments. What is sent there, and when, is for
 //! `publisher.rs` and those who use it.
 
-use amqprs::channel::{ExchangeDeclareArguments, QueueDeclareArguments};
+use amqprs::channel::{Channel, ExchangeDeclareArguments, QueueDeclareArguments};
 use amqprs::{FieldTable, FieldValue, ShortStr};
 
 use crate::amqp::AmqpError;
@@ -54,18 +54,23 @@ impl Topology {
     /// # Errors
     /// [`AmqpError::Topology`] when the broker answers anything but yes or no.
     pub async fn has_work_queues(&self, session: &Session) -> Result<bool, AmqpError> {
+        if self.look_for_work_queues(session.control()).await.is_ok() {
+            return Ok(true);
+        }
+        if session.lost().await.contains("NOT_FOUND") {
+            Ok(false)
+        } else {
+            Err(refused(session, "queue", &self.jobs))
+        }
+    }
+
+    /// Fails, and the broker closes the channel, where one of the queues that hold work is missing.
+    pub(crate) async fn look_for_work_queues(&self, channel: &Channel) -> Result<(), amqprs::error::Error> {
         for queue in self.work_queues() {
             let ask = QueueDeclareArguments::new(queue).passive(true).finish();
-            if session.control().queue_declare(ask).await.is_err() {
-                let reason = session.lost().await;
-                return if reason.contains("NOT_FOUND") {
-                    Ok(false)
-                } else {
-                    Err(refused(session, "queue", queue))
-                };
-            }
+            channel.queue_declare(ask).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Makes sure that the queues and the exchange exist as this version wants them. Changes nothing that

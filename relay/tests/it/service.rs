@@ -250,6 +250,32 @@ async fn a_deleted_queue_is_declared_and_filled_again() {
     relay.end().await;
 }
 
+/// Nothing is published that could come back: the relay looks by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_relay_finds_out_that_its_queues_were_deleted() {
+    let world = World::new().await;
+    let relay = world.relay(&[]);
+    let jobs = world.ingest("generic", 0..50).await;
+    world.outbox_is_empty().await;
+    let session = world.broker.session().await;
+    for queue in world.broker.topology().work_queues() {
+        let delete = amqprs::channel::QueueDeleteArguments::new(queue);
+        session.control().queue_delete(delete).await.unwrap();
+    }
+    wait_until("all messages are written anew", async || {
+        world
+            .count("select count(*) from store.job_log where what = 'published'")
+            .await
+            >= 100
+    })
+    .await;
+    world.outbox_is_empty().await;
+    let mut ids = world.message_ids().await;
+    ids.dedup();
+    assert_eq!(ids, work_messages(&jobs));
+    relay.end().await;
+}
+
 /// Nobody else is there to take the job over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_takes_over_jobs_whose_lease_has_run_out() {

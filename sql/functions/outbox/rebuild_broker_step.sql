@@ -1,7 +1,7 @@
 -- One step of rebuild_broker: looks at up to p_limit open jobs after p_after, in the order of their ids, and writes the
 -- message of each that waits for one: queued, retrying, or held until a time. One that has its message in the outbox is
 -- passed over, unless it is claimed just now: its relay may have had it confirmed by the queue that is gone. Comes back with
--- the last job looked at (null at the end) and the number of messages written.
+-- the last job looked at (null at the end) and the number of messages written. RF400: another isolation level.
 -- Locks: an advisory one, so that two who find the same queue gone write each message once.
 create function relayforge.rebuild_broker_step(
   p_after uuid default '00000000-0000-0000-0000-000000000000',
@@ -18,6 +18,11 @@ declare
   v_written integer;
   v_running xid[];
 begin
+  -- Each statement must see what is committed when it begins, or a claim that ends in between would look as if it had not.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'rebuild_broker needs the isolation level read committed, not %', current_setting('transaction_isolation')
+      using errcode = 'RF400';
+  end if;
   perform pg_advisory_xact_lock(relayforge.lock_key('rebuild_broker'));
   -- Before the look at the outbox: a claim that begins after this is published after the queue was found gone.
   select coalesce(array_agg(l.transactionid), '{}') into v_running from pg_locks l where l.locktype = 'transactionid' and l.granted;

@@ -415,6 +415,24 @@ async fn a_message_that_is_claimed_while_the_broker_is_rebuilt_is_written_again(
 }
 
 #[tokio::test]
+async fn a_rebuild_in_an_older_snapshot_is_refused() {
+    let db = TestDb::create().await;
+    let client = dba(&db).await;
+    client
+        .batch_execute("set default_transaction_isolation = 'repeatable read'")
+        .await
+        .unwrap();
+    let refused = client
+        .batch_execute("call relayforge.rebuild_broker()")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.code().map(tokio_postgres::error::SqlState::code),
+        Some("RF400")
+    );
+}
+
+#[tokio::test]
 async fn a_dba_rebuilds_the_broker_with_one_call() {
     let db = TestDb::create().await;
     fill(&db, 5).await;
