@@ -76,6 +76,10 @@ impl DeadLetters {
             }
             other => {
                 tracing::warn!(%reason, message.id = id, outcome = %other, "a malformed message can't be set aside yet");
+                // Only a new session declares the queue.
+                if matches!(other, PublishOutcome::Returned { .. }) {
+                    turn.publisher.give_up("the dead-letter queue is gone");
+                }
                 false
             }
         }
