@@ -54,22 +54,27 @@ enum Verdict {
 
 impl Executor {
     /// Runs one started job on `runs`. `slot` is given back once its outcome is written, so that outcomes which can't
-    /// be written hold up new starts.
+    /// be written hold up new starts; and not before its handler has ended, so that handlers which can't be stopped,
+    /// because they block their thread, are no more than there are slots.
     pub(crate) fn launch<S: Send + 'static>(&self, job: StartedJob, slot: S, runs: &mut JoinSet<()>) {
         let lease = self.leases.hold(job.run);
         let span = span_of(&job);
         let executor = self.clone();
         let run = async move {
-            executor.run(job, lease).await;
+            // The handler's task; of its own, because a panic ends no more than that. Dropping the set stops it.
+            let mut handler = JoinSet::new();
+            executor.run(job, lease, &mut handler).await;
+            handler.shutdown().await;
             drop(slot);
         };
         runs.spawn(run.instrument(span));
     }
 
-    async fn run(&self, job: StartedJob, lease: Lease) {
+    /// To the written outcome. A handler that was told to stop may still be running then.
+    async fn run(&self, job: StartedJob, lease: Lease, task: &mut JoinSet<Outcome>) {
         let (run, tenant_id, source) = (job.run, job.tenant_id, job.source.clone());
         let begun = Instant::now();
-        let verdict = self.verdict(job, &lease).await;
+        let verdict = self.verdict(job, &lease, task).await;
         let duration = begun.elapsed();
         self.metrics.duration.observe(duration.as_secs_f64());
         let error = match &verdict {
@@ -97,7 +102,7 @@ impl Executor {
         );
     }
 
-    async fn verdict(&self, job: StartedJob, lease: &Lease) -> Verdict {
+    async fn verdict(&self, job: StartedJob, lease: &Lease, task: &mut JoinSet<Outcome>) -> Verdict {
         let prepared = self
             .registry
             .handler(&job.job_kind)
@@ -106,17 +111,17 @@ impl Executor {
             Ok(prepared) => prepared,
             Err(outcome) => return Verdict::Outcome(outcome),
         };
-        // A task of its own, because a panic ends no more than that. Dropping the set stops it.
-        let mut task = JoinSet::new();
         task.spawn(async move { handler.run(context).await }.instrument(Span::current()));
-        tokio::select! {
+        let verdict = tokio::select! {
             biased;
             Some(joined) = task.join_next() => {
                 Verdict::Outcome(joined.unwrap_or_else(Outcome::of_broken_handler))
             }
             () = lease.lost() => Verdict::Lost,
             () = tokio::time::sleep(self.timeout) => Verdict::Outcome(Outcome::timed_out(self.timeout)),
-        }
+        };
+        task.abort_all();
+        verdict
     }
 }
 

@@ -1,5 +1,7 @@
 //! What becomes of a job, by what its handler does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use consumer::outcome::Outcome;
@@ -117,6 +119,46 @@ async fn a_run_that_takes_too_long_is_stopped_and_tried_again() {
     );
     assert_eq!((job.attempts, gate.inside(), gate.most_inside()), (2, 0, 1));
     consumer.until_metric("job_retries_total", 1).await;
+}
+
+/// A handler that does not yield can't be stopped: its job is retried at once, its slot is not free before it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_run_that_blocks_its_thread_keeps_its_slot_until_it_ends() {
+    const BLOCKED: Duration = Duration::from_secs(3);
+    #[derive(Clone, Default)]
+    struct Blocking {
+        inside: Arc<AtomicUsize>,
+        most_inside: Arc<AtomicUsize>,
+    }
+    impl JobHandler for Blocking {
+        fn kind(&self) -> &'static str {
+            "blocking"
+        }
+        fn run(&self, job: JobContext) -> JobFuture<'_> {
+            Box::pin(async move {
+                let now = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most_inside.fetch_max(now, Ordering::SeqCst);
+                if job.event.data.get().contains("blocks") {
+                    // A worker thread that sleeps is woken, and drives timers and sockets in place of this one.
+                    let runtime = tokio::runtime::Handle::current();
+                    std::thread::spawn(move || runtime.spawn(async {}));
+                    #[expect(clippy::disallowed_methods, reason = "the handler that this is about")]
+                    std::thread::sleep(BLOCKED);
+                }
+                self.inside.fetch_sub(1, Ordering::SeqCst);
+                Outcome::Succeeded
+            })
+        }
+    }
+    let (world, blocking) = (World::new().await, Blocking::default());
+    let more = ["--CONSUMER__SLOTS=1", "--CONSUMER__JOB_TIMEOUT_MS=300"];
+    let _consumer = Consumer::start(world.config(&more), Registry::default().with(blocking.clone())).await;
+    let blocked = world.sent_job("blocking", json!({ "blocks": true })).await;
+    world.until(blocked, "retrying").await;
+    assert_eq!(blocking.inside.load(Ordering::SeqCst), 1);
+    let next = world.sent_job("blocking", json!({})).await;
+    world.until(next, "succeeded").await;
+    assert_eq!(blocking.most_inside.load(Ordering::SeqCst), 1);
 }
 
 /// A handler that was told to come back later is obeyed: the broker's `Retry-After`, for example.
