@@ -46,6 +46,8 @@ MAX_ATTEMPTS = setting("MAX_ATTEMPTS", 5)
 BACKOFF_S = (setting("BACKOFF_BASE_MS", 1_000) / 1000, setting("BACKOFF_CAP_MS", 300_000) / 1000)
 TICK_S, PAUSE_S, LOCKED_PAUSE_S, LOOK_AGAIN_S = 0.2, 1.0, 0.5, 10.0
 MAX_ERROR_CHARS = 2_000
+MAX_WAIT_S = 86_400.0
+MAX_ATTEMPT = 2**31 - 1  # an integer of PostgreSQL
 
 
 class Retry(Exception):
@@ -84,6 +86,20 @@ class Outcome:
     still_runs: bool = False  # its thread goes on, and so keeps its slot
 
 
+class Refused(Exception):
+    """The database answered, and not with a result: for a value, or because its schema changes just now."""
+
+
+def storable(error: Exception) -> str:
+    """Its text, as far as a column of type text can have it: no NUL, no half of a surrogate pair."""
+    return str(error).replace("\0", "?").encode(errors="replace").decode()[:MAX_ERROR_CHARS]
+
+
+def seconds(after: Any) -> float:
+    """What a handler asks to wait for, at most a day. What is no number of seconds leaves it to the back-off."""
+    return float(min(after, MAX_WAIT_S)) if isinstance(after, (int, float)) and after > 0 else 0.0
+
+
 class Database:
     """One connection, made anew until it answers: a message waits unacknowledged meanwhile, a run keeps its slot."""
 
@@ -102,6 +118,11 @@ class Database:
             except psycopg.OperationalError as error:  # away, or a time-out; repeating is safe: run ids fence
                 logging.warning("the database does not answer: %s", str(error).partition("\n")[0])
                 time.sleep(PAUSE_S)
+            except psycopg.Error as error:  # its text may quote values
+                logging.error("the database refuses a call: %s", error.sqlstate or type(error).__name__)
+                if self.connection is not None:
+                    self.connection.close()  # what it has prepared may be of before a migration
+                raise Refused from None
 
 
 class Worker:
@@ -115,7 +136,7 @@ class Worker:
         self.ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.unwritten: list[Outcome] = []
         self.consumed: dict[str, Any] = {}  # channels by queue
-        self.renew_at = self.look_at = 0.0
+        self.renew_at = self.look_at = self.write_at = 0.0
         self.stopping = False
 
     def run(self) -> None:
@@ -168,9 +189,12 @@ class Worker:
 
     def receive(self, channel: Any, delivery: Any, properties: Any, body: bytes) -> None:
         try:
-            job_id, attempt = (properties.message_id or "").split(":")
-            self.waiting.append((channel, delivery.delivery_tag, UUID(job_id), int(attempt), body))
-        except ValueError:  # it would come back for ever
+            job_id, number = (properties.message_id or "").split(":")
+            attempt = int(number)
+            if not 1 <= attempt <= MAX_ATTEMPT:
+                raise ValueError
+            self.waiting.append((channel, delivery.delivery_tag, UUID(job_id), attempt, body))
+        except (TypeError, ValueError):  # it would come back for ever; bytes, where it is no UTF-8
             logging.error("dropped a message that names no job and attempt, of %d bytes", len(body))
             channel.basic_ack(delivery.delivery_tag)
 
@@ -178,6 +202,18 @@ class Worker:
         taken = [self.waiting.popleft() for _ in range(min(SLOTS - len(self.runs), len(self.waiting)))]
         if not taken:
             return
+        try:
+            self.start_all(broker, taken)
+        except Refused:
+            time.sleep(PAUSE_S)
+            for one in taken:  # one that can't be started must not hold up the others
+                try:
+                    self.start_all(broker, [one])
+                except Refused:
+                    logging.error("job %s:%d can't be started", one[2], one[3])
+                    broker.call_later(PAUSE_S, lambda c=one[0], t=one[1]: c.is_open and c.basic_nack(t))
+
+    def start_all(self, broker: pika.BlockingConnection, taken: list[tuple[Any, int, UUID, int, bytes]]) -> None:
         answers = self.database.ask(
             "select outcome, run_id, job_kind, body is null as gone"
             "  from relayforge.start_jobs(%s::uuid[], %s::integer[], make_interval(secs => %s), %s)",
@@ -220,9 +256,9 @@ class Worker:
             self.handlers[job.kind](job)
             return Outcome(job)
         except Retry as error:
-            return Outcome(job, str(error), retryable=True, after=min(max(error.after, 0.0), 86_400.0))
+            return Outcome(job, storable(error), retryable=True, after=seconds(error.after))
         except Fail as error:
-            return Outcome(job, str(error))
+            return Outcome(job, storable(error))
         except BaseException as error:  # its text may quote the payload
             at = traceback.extract_tb(error.__traceback__)[-1]
             text = f"the handler raised {type(error).__name__} at {os.path.basename(at.filename)}:{at.lineno}"
@@ -242,15 +278,32 @@ class Worker:
             if time.monotonic() - run.began > TIMEOUT_S and not run.lost.is_set() and run.run_id not in ended:
                 run.lost.set()  # a thread can't be stopped, only asked
                 self.unwritten.append(Outcome(run, f"it ran for over {TIMEOUT_S:g} s", True, still_runs=True))
-        if self.unwritten:
+        if self.unwritten and time.monotonic() >= self.write_at:
             self.write()
         if time.monotonic() >= self.renew_at:
             self.renew_at = time.monotonic() + LEASE_S / 3
             self.renew()
 
     def write(self) -> None:
-        succeeded = [outcome for outcome in self.unwritten if outcome.error is None]
-        failed = [outcome for outcome in self.unwritten if outcome.error is not None]
+        ended, self.unwritten = self.unwritten, []
+        try:
+            self.unwritten = self.write_all(ended)
+        except Refused:
+            for one in ended:  # one that can't be written must not hold up the others, and keeps its lease meanwhile
+                try:
+                    self.unwritten += self.write_all([one])
+                except Refused:
+                    logging.error("job %s:%d can't be ended yet", one.job.id, one.job.attempt)
+                    if one.job.lost.is_set() and not one.still_runs:
+                        self.runs.pop(one.job.run_id, None)  # nor by us ever
+                    else:
+                        self.unwritten.append(one)
+            self.write_at = time.monotonic() + PAUSE_S
+
+    def write_all(self, ended: list[Outcome]) -> list[Outcome]:
+        """Returns those whose rows somebody holds. What was written before a refusal may be written again."""
+        succeeded = [outcome for outcome in ended if outcome.error is None]
+        failed = [outcome for outcome in ended if outcome.error is not None]
         busy: set[UUID] = set()  # somebody holds their rows: written at the next tick
         if succeeded:
             (answer,) = self.database.ask(
@@ -262,32 +315,39 @@ class Worker:
                 "call relayforge.fail_jobs(%s::uuid[], %s::uuid[], %s::text[], %s::boolean[], %s::double precision[],"
                 "  %s, make_interval(secs => %s), make_interval(secs => %s), null, null, null)",
                 [outcome.job.id for outcome in failed], [outcome.job.run_id for outcome in failed],
-                [(outcome.error or "").replace("\0", "")[:MAX_ERROR_CHARS] for outcome in failed],
+                [outcome.error for outcome in failed],
                 [outcome.retryable for outcome in failed], [outcome.after for outcome in failed],
                 MAX_ATTEMPTS, *BACKOFF_S)
             busy.update(answer["p_busy"])
             if answer["p_failed"]:
                 self.wake(answer["p_next_due"])
-        for outcome in self.unwritten:
+        for outcome in ended:
             if outcome.job.id not in busy:
                 if not outcome.still_runs:
                     self.runs.pop(outcome.job.run_id, None)
                 logging.info("job %s:%d %s", outcome.job.id, outcome.job.attempt, outcome.error or "succeeded")
-        self.unwritten = [outcome for outcome in self.unwritten if outcome.job.id in busy]
+        return [outcome for outcome in ended if outcome.job.id in busy]
 
     def renew(self) -> None:
         held = [run for run in self.runs.values() if not run.lost.is_set()]
         if held:
-            (answer,) = self.database.ask(
-                "call relayforge.renew_leases(%s::uuid[], %s::uuid[], make_interval(secs => %s), null)",
-                [run.id for run in held], [run.run_id for run in held], LEASE_S)
+            try:
+                (answer,) = self.database.ask(
+                    "call relayforge.renew_leases(%s::uuid[], %s::uuid[], make_interval(secs => %s), null)",
+                    [run.id for run in held], [run.run_id for run in held], LEASE_S)
+            except Refused:
+                self.renew_at = time.monotonic() + min(PAUSE_S, LEASE_S / 3)
+                return
             for run in held:
                 if run.id in answer["p_lost"]:
                     run.lost.set()
 
     def wake(self, due: Any) -> None:
         """A relay that sleeps past what was just written is told; in a transaction of its own, after that one."""
-        self.database.ask("select relayforge.wake_relays(coalesce(%s::timestamptz, clock_timestamp()))", due)
+        try:
+            self.database.ask("select relayforge.wake_relays(coalesce(%s::timestamptz, clock_timestamp()))", due)
+        except Refused:
+            pass  # it looks by itself before long
 
 
 def main() -> None:
