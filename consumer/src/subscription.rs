@@ -1,14 +1,16 @@
 //! The two work queues of one session, and the slots that bound what is taken from them.
 //!
 //! Owns which message is taken next, so that neither queue starves the other: a run of what comes back needs one of the
-//! retry slots too, which are half of all, and where both queues have something they take turns. What becomes of a message
-//! is decided in `delivery.rs`, which acknowledges it through its receipt.
+//! retry slots too, which are half of all, and where both queues have something they take turns. What waits here for a slot
+//! that does not come free goes back, for others to have it. What becomes of a message is decided in `delivery.rs`, which
+//! acknowledges it through its receipt.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use amqprs::channel::{
-    BasicAckArguments, BasicConsumeArguments, BasicNackArguments, BasicQosArguments, Channel, ConsumerMessage,
+    BasicAckArguments, BasicCancelArguments, BasicConsumeArguments, BasicNackArguments, BasicQosArguments,
+    Channel, ConsumerMessage,
 };
 use relay::amqp::AmqpError;
 use relay::session::Session;
@@ -21,6 +23,9 @@ use crate::config::ConsumerConfig;
 
 /// Pause before a message is given back whose job somebody else holds.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long what was delivered may wait here while no slot comes free. Other consumers may be idle meanwhile.
+const SLOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many runs there may be at once, and how many of what comes back. Clones share them.
 #[derive(Debug, Clone)]
@@ -54,6 +59,8 @@ pub(crate) struct Receipt {
 /// A consumer of one queue, on a channel of its own.
 struct Queue {
     channel: Channel,
+    name: String,
+    consumer_tag: String,
     inbox: UnboundedReceiver<ConsumerMessage>,
 }
 
@@ -99,11 +106,11 @@ impl Subscription {
         &self.ended
     }
 
-    /// The next message, once there is one and a slot for it. `None` at the end of the session. Dropping the future loses
-    /// nothing.
+    /// The next message, once there is one and a slot for it. `None` at the end of the session, which is to end where the
+    /// future is dropped: it may be in the middle of a call.
     pub(crate) async fn next(&mut self, slots: &Slots) -> Option<Taken> {
         loop {
-            let any = slots.all.clone().acquire_owned().await.ok()?;
+            let any = self.any_slot(slots).await?;
             let retry = async {
                 let slot = slots.retries.clone().acquire_owned().await.ok()?;
                 Some((slot, self.retries.inbox.recv().await?))
@@ -120,6 +127,24 @@ impl Subscription {
                 return Some(taken);
             }
         }
+    }
+
+    /// A slot, once one is free. If that takes long, what waits here goes back and nothing is consumed until then: a quorum
+    /// queue delivers first what was given back, to whoever still consumes and has room.
+    async fn any_slot(&mut self, slots: &Slots) -> Option<OwnedSemaphorePermit> {
+        let free = slots.all.clone().acquire_owned();
+        tokio::pin!(free);
+        if let Ok(slot) = tokio::time::timeout(SLOT_PATIENCE, &mut free).await {
+            return slot.ok();
+        }
+        for queue in [&mut self.fresh, &mut self.retries] {
+            queue.let_go().await.ok()?;
+        }
+        let slot = free.await.ok()?;
+        for queue in [&mut self.fresh, &mut self.retries] {
+            queue.consume().await.ok()?;
+        }
+        Some(slot)
     }
 
     /// A message that is there already, if there is a slot for it. The queues take turns.
@@ -144,15 +169,50 @@ impl Subscription {
     }
 }
 
+fn lost(error: amqprs::error::Error) -> AmqpError {
+    AmqpError::Lost(error.to_string())
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: &str,
+) -> Result<(String, UnboundedReceiver<ConsumerMessage>), AmqpError> {
+    let consume = BasicConsumeArguments::new(queue, "").manual_ack(true).finish();
+    channel.basic_consume_rx(consume).await.map_err(lost)
+}
+
 impl Queue {
     async fn open(session: &Session, queue: &str, prefetch: u16) -> Result<Self, AmqpError> {
-        let lost = |error: amqprs::error::Error| AmqpError::Lost(error.to_string());
         let channel = session.open_channel().await?;
         let qos = BasicQosArguments::new(0, prefetch, false);
         channel.basic_qos(qos).await.map_err(lost)?;
-        let consume = BasicConsumeArguments::new(queue, "").manual_ack(true).finish();
-        let (_, inbox) = channel.basic_consume_rx(consume).await.map_err(lost)?;
-        Ok(Self { channel, inbox })
+        let (consumer_tag, inbox) = consume(&channel, queue).await?;
+        Ok(Self {
+            channel,
+            name: queue.to_owned(),
+            consumer_tag,
+            inbox,
+        })
+    }
+
+    /// Consumes again, after [`Queue::let_go`].
+    async fn consume(&mut self) -> Result<(), AmqpError> {
+        (self.consumer_tag, self.inbox) = consume(&self.channel, &self.name).await?;
+        Ok(())
+    }
+
+    /// Stops consuming, and gives back what waits here. Receipts stay good: the channel does.
+    async fn let_go(&mut self) -> Result<(), AmqpError> {
+        let cancel = BasicCancelArguments::new(&self.consumer_tag);
+        self.channel.basic_cancel(cancel).await.map_err(lost)?;
+        // What was on its way comes before the broker's answer; then the inbox ends.
+        while let Some(message) = self.inbox.recv().await {
+            if let Some(deliver) = message.deliver {
+                let back = BasicNackArguments::new(deliver.delivery_tag(), false, true);
+                self.channel.basic_nack(back).await.map_err(lost)?;
+            }
+        }
+        Ok(())
     }
 
     fn taken(

@@ -109,6 +109,44 @@ async fn a_malformed_message_that_cannot_be_set_aside_comes_again_and_holds_up_n
     );
 }
 
+/// What was delivered and finds no slot goes to whoever has one, and receipts that are outstanding then stay good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_wait_for_a_busy_consumer_go_to_an_idle_one() {
+    let world = World::new().await;
+    let (busy, closed) = gated(&world, &["--CONSUMER__SLOTS=2"]).await;
+    let (mut long, mut short) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        long.push(world.sent_job("gate", json!({})).await);
+        closed.begun().await;
+    }
+    for _ in 0..2 {
+        short.push(world.sent_job("gate", json!({})).await);
+    }
+    let back = world.job("gate", json!({})).await;
+    world.send_back(back, 1).await;
+    short.push(back);
+    let (idle, open) = gated(&world, &[]).await;
+    open.let_through(short.len());
+    for job_id in short {
+        assert_eq!(world.until(job_id, "succeeded").await.attempts, 1);
+    }
+    assert_eq!(closed.inside(), 2);
+    idle.stop().await;
+    // The busy one takes work again once it has a slot.
+    closed.let_through(long.len() + 2);
+    long.push(world.sent_job("gate", json!({})).await);
+    let back = world.job("gate", json!({})).await;
+    world.send_back(back, 1).await;
+    long.push(back);
+    for job_id in long {
+        assert_eq!(world.until(job_id, "succeeded").await.attempts, 1);
+    }
+    busy.stop().await;
+    for queue in world.broker.topology().work_queues() {
+        assert!(world.broker.get(queue).await.is_none());
+    }
+}
+
 /// Half of the slots are for what is new, however much comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mass_of_retries_does_not_hold_up_what_is_new() {
