@@ -224,9 +224,14 @@ async fn a_queue_that_was_deleted_is_declared_and_filled_again() {
     let delete = amqprs::channel::QueueDeleteArguments::new(&queue);
     session.control().queue_delete(delete).await.unwrap();
     wait_until("it is there again", async || {
-        consumer.check("broker").await == "ok"
+        let session = world.broker.session().await;
+        let passive = amqprs::channel::QueueDeclareArguments::new(&queue)
+            .passive(true)
+            .finish();
+        session.control().queue_declare(passive).await.is_ok()
     })
     .await;
+    consumer.until_ready().await;
     let late = world.job("log", json!({})).await;
     world.until(late, "succeeded").await;
 }

@@ -42,3 +42,6 @@ insert into admin_audit_log (id, actor, db_user, action, target, reason, detail)
 select relayforge.uuid7(current_setting('fill.now')::timestamptz - n * interval '20 minutes', 0), 'perf', 'perf', 'reprocess_jobs',
        'job/' || gen_random_uuid(), 'the shop is back', '{"reprocessed": 1}'
   from generate_series(1, 2000) n;
+
+insert into retry_policies (tenant_id, max_attempts, backoff_base)
+select t.id, 8, interval '30 seconds' from tenants t where t.slug like 'large-%' order by t.id limit 20;

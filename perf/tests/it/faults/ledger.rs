@@ -203,10 +203,11 @@ async fn side_effects(world: &World) -> u32 {
         strangers.is_empty(),
         "handlers ran for {strangers:?}, which are no jobs"
     );
-    // A consumer that died between the commit and the line has not said it; that is a few.
-    let said = finished.len() * 10;
+    // A consumer that died between the commit and the line has not said it: a batch for each kill, and there may be one for
+    // every five jobs. The lines must be there to be counted, that is all.
+    let said = finished.len() * 4;
     assert!(
-        said > attempts.len() * 9,
+        said > attempts.len() * 3,
         "{} say so of {} jobs",
         finished.len(),
         attempts.len()
