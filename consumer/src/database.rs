@@ -11,9 +11,7 @@ use observability::admin::Readiness;
 use relay::backoff::Backoff;
 use sql::{DbError, Object, Pool, pool};
 
-/// Longest wait for one answer. A little more than what the server allows a statement of ours (10 s), so that this is
-/// the bound of a server that has frozen, not of one that is slow.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+pub(crate) use sql::pool::CALL_TIMEOUT;
 
 /// Pauses after failed calls, from the first to the last. The last is far below a usual lease, so that leases
 /// are renewed before they end when the database was away for a moment.

@@ -17,10 +17,6 @@ use crate::kept::KeptPublisher;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Longest wait for one answer of the database. A little more than what the server allows a statement of ours (10 s), so that
-/// this is the bound of a server that has frozen, not of one that is slow.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-
 /// Who has looked, and when everybody should again.
 #[derive(Debug, Default)]
 pub(crate) struct Rounds {

@@ -12,10 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sql::jobs::Swept;
 use sql::outbox::{Target, count_outbox};
+use sql::pool::CALL_TIMEOUT;
 use sql::{Pool, pool};
 use tokio_util::sync::CancellationToken;
 
-use crate::lanes::CALL_TIMEOUT;
 use crate::outgoing::PublishOutcome;
 
 /// How fresh the count of waiting messages is while somebody scrapes.

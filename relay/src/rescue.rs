@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use sql::jobs::{Swept, sweep_leases};
 use sql::outbox::{rebuild_broker, wake_relays};
+use sql::pool::CALL_TIMEOUT;
 use sql::{Pool, pool, sweeper};
 
-use crate::lanes::{CALL_TIMEOUT, Shared};
+use crate::lanes::Shared;
 use crate::metrics::RelayMetrics;
 use crate::supervisor::Repair;
 

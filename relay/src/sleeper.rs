@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sql::outbox::{LowWater, OUTBOX_CHANNEL, Target, outbox_next_due, relay_sleep, relay_wake};
-use sql::pool::Listener;
+use sql::pool::{CALL_TIMEOUT, Listener};
 use sql::{DbError, pool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::lanes::{CALL_TIMEOUT, LAST_PAUSE, Shared, backoff, pause};
+use crate::lanes::{LAST_PAUSE, Shared, backoff, pause};
 
 /// Pause after something was due that may be another relay's, still our own lanes', or the broker's not to take; longer each
 /// time in a row, up to the poll.

@@ -16,6 +16,10 @@ use crate::{DbError, Secret};
 /// How long a new connection, or a free one, is waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest wait for one answer to a relay or a consumer. A little more than what the server allows a statement of theirs
+/// (10 s), so that this is the bound of a server that has frozen, not of one that is slow.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// How long the network may leave what was sent without a sign that it has arrived.
 const UNHEARD_TIMEOUT: Duration = Duration::from_secs(15);
 
