@@ -10,6 +10,9 @@ use relay::AmqpConfig;
 use sql::DatabaseConfig;
 use sql::jobs::RetryPolicy;
 
+/// Connections that a consumer asks for at once: starts, both outcomes, leases, sweeps, wakes.
+const CALLS_AT_ONCE: u16 = 6;
+
 /// Runs the jobs that RabbitMQ carries and writes their outcome to PostgreSQL. Every setting is an environment
 /// variable.
 #[derive(clap::Parser, Debug, Clone)]
@@ -42,6 +45,12 @@ impl ServiceConfig for Config {
     fn validate(&self) -> Result<(), String> {
         self.database.validate()?;
         self.amqp.endpoint().map_err(|error| error.to_string())?;
+        if self.database.max_connections < CALLS_AT_ONCE {
+            return Err(format!(
+                "DATABASE__MAX_CONNECTIONS is {}, but a consumer needs {CALLS_AT_ONCE}",
+                self.database.max_connections
+            ));
+        }
         self.consumer.validate()
     }
 
@@ -171,8 +180,6 @@ mod tests {
         assert_eq!(config.retry_slots(), 32);
         assert_eq!(config.retry_policy().backoff_cap, Duration::from_secs(300));
         assert_eq!(config.listen.port(), 8082);
-        // More than the connections that ask at once: starts, both outcomes, leases, sweeps, wakes.
-        assert!(parse(&[]).unwrap().database.max_connections >= 6);
     }
 
     #[test]
@@ -188,6 +195,7 @@ mod tests {
             "--CONSUMER__POISON_STARTS=0",
             "--CONSUMER__JOB_TIMEOUT_MS=0",
             "--CONSUMER__SHUTDOWN_MS=-1",
+            "--DATABASE__MAX_CONNECTIONS=5",
         ] {
             let error = parse(&[flag]).unwrap_err();
             let variable = flag.trim_start_matches("--").split('=').next().unwrap();

@@ -76,7 +76,10 @@ impl JobContext {
             return Err(Outcome::failed("the event is not stored any more"));
         };
         let headers = EventHeaders::from_stored(&stored.headers);
-        let event = normalise(stored.source_kind, &stored.source, &headers, &stored.body)
+        let kind = stored.source_kind.map_err(|error| {
+            Outcome::failed(format_args!("this consumer is too old for its source: {error}"))
+        })?;
+        let event = normalise(kind, &stored.source, &headers, &stored.body)
             .map_err(|error| Outcome::failed(format_args!("the stored event can't be read: {error}")))?;
         Ok(Self {
             job_id: job.run.job_id,
@@ -175,7 +178,7 @@ mod tests {
             tenant_id: Uuid::from_u128(3),
             tenant_slug: "acme".to_owned(),
             source: "shop".to_owned(),
-            source_kind: SourceKind::Generic,
+            source_kind: Ok(SourceKind::Generic),
             event_type: "order.paid".to_owned(),
             provider_event_id: Some("e-1".to_owned()),
             correlation_id: "c-1".to_owned(),
@@ -272,6 +275,12 @@ mod tests {
             error.contains("can't be read") && error.contains("body"),
             "{error}"
         );
+        let mut newer = started(Some(b"{}"));
+        newer.event.as_mut().unwrap().source_kind = "paypal".parse();
+        let Outcome::Failed { error } = JobContext::of(newer).unwrap_err() else {
+            panic!("not given up");
+        };
+        assert!(error.contains("too old") && error.contains("paypal"), "{error}");
     }
 
     #[test]

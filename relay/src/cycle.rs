@@ -16,7 +16,7 @@ use sql::{DbError, Object, Pool};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use crate::envelope::envelope;
+use crate::envelope::{Unmade, envelope};
 use crate::kept::Turn;
 use crate::metrics::{RelayMetrics, outcome_label};
 use crate::outgoing::PublishOutcome;
@@ -147,7 +147,15 @@ impl Drain {
                     messages.push(message);
                     sent.push(row);
                 }
-                Err(reason) => self.abandon(row, reason, "unpublishable", &mut abandoned),
+                Err(Unmade::Never(reason)) => self.abandon(row, reason, "unpublishable", &mut abandoned),
+                Err(newer @ Unmade::Newer(_)) => {
+                    self.metrics.not_published(self.target, "unknown_kind");
+                    settlement.deferred.push(Deferred {
+                        id: row.id,
+                        error: newer.to_string(),
+                        blameless: false,
+                    });
+                }
             }
         }
         let outcomes = publisher.publish_batch(messages, until).await;

@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use observability::propagation::TraceContext;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sql::event::{EventHeaders, normalise};
+use sql::event::{EventHeaders, UnknownSourceKind, normalise};
 use sql::outbox::{ClaimedMessage, StoredEvent, Target};
 use uuid::Uuid;
 
@@ -73,18 +73,30 @@ struct CloudEvent<'a> {
     data: &'a RawValue,
 }
 
+/// Why no message was made of an outbox row.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unmade {
+    /// None ever will be: the event is gone, or its stored bytes are no event.
+    #[error("{0}")]
+    Never(String),
+    /// A newer release knows how: the message waits for a relay of it.
+    #[error("{0}; a relay of the release that made it can publish it")]
+    Newer(UnknownSourceKind),
+}
+
 /// Makes the message of an outbox row.
 ///
 /// # Errors
-/// Why no message can ever be made of it: its event is gone, or its stored bytes are no event.
-pub fn envelope(claimed: &ClaimedMessage, target: Target, topology: &Topology) -> Result<Outgoing, String> {
+/// [`Unmade`]
+pub fn envelope(claimed: &ClaimedMessage, target: Target, topology: &Topology) -> Result<Outgoing, Unmade> {
     let event = claimed
         .event
         .as_ref()
-        .ok_or("the event is gone: its inbox partition was dropped")?;
+        .ok_or_else(|| Unmade::Never("the event is gone: its inbox partition was dropped".to_owned()))?;
     let headers = EventHeaders::from_stored(&event.headers);
-    let domain = normalise(event.source_kind, &event.source, &headers, &event.body)
-        .map_err(|error| format!("the stored body is no event: {error}"))?;
+    let kind = event.source_kind.clone().map_err(Unmade::Newer)?;
+    let domain = normalise(kind, &event.source, &headers, &event.body)
+        .map_err(|error| Unmade::Never(format!("the stored body is no event: {error}")))?;
     let trace = trace_context(event);
     let time = domain
         .occurred_at
@@ -104,7 +116,7 @@ pub fn envelope(claimed: &ClaimedMessage, target: Target, topology: &Topology) -
         traceparent: trace.traceparent.as_deref(),
         data: &domain.data,
     })
-    .map_err(|error| format!("no JSON can be made of it: {error}"))?;
+    .map_err(|error| Unmade::Never(format!("no JSON can be made of it: {error}")))?;
     let (exchange, routing_key) = route(event, target, topology);
     Ok(Outgoing {
         exchange,
@@ -210,7 +222,7 @@ mod tests {
                 tenant_id: Uuid::from_u128(4),
                 tenant_slug: "acme".to_owned(),
                 source: "shop".to_owned(),
-                source_kind: SourceKind::Generic,
+                source_kind: Ok(SourceKind::Generic),
                 event_type: "order.created".to_owned(),
                 provider_event_id: Some("ord-1".to_owned()),
                 correlation_id: "corr-1".to_owned(),
@@ -306,21 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_gone_or_no_event_makes_no_message() {
-        let topology = Topology::new("rf");
-        assert!(
-            envelope(&claimed("{"), Target::Jobs, &topology)
-                .unwrap_err()
-                .contains("no event")
-        );
+    fn an_event_that_is_gone_or_no_event_makes_no_message_and_a_newer_one_waits() {
+        let unmade = |claimed: &ClaimedMessage| {
+            envelope(claimed, Target::Jobs, &Topology::new("rf")).expect_err("a message was made")
+        };
         let gone = ClaimedMessage {
             event: None,
             ..claimed("{}")
         };
-        assert!(
-            envelope(&gone, Target::Jobs, &topology)
-                .unwrap_err()
-                .contains("gone")
-        );
+        for (never, why) in [(claimed("{"), "no event"), (gone, "gone")] {
+            let error = unmade(&never);
+            assert!(matches!(error, Unmade::Never(_)), "{error:?}");
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        let mut newer = claimed("{}");
+        newer.event.as_mut().unwrap().source_kind = "paypal".parse();
+        let error = unmade(&newer);
+        assert!(matches!(error, Unmade::Newer(_)), "{error:?}");
+        assert!(error.to_string().contains("paypal"), "{error}");
     }
 }

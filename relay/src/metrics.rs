@@ -64,7 +64,7 @@ impl RelayMetrics {
         );
         registry.register(
             "outbox_not_published",
-            "Messages that were put off (nacked, returned, lost, timed_out) or given up (unpublishable, dropped, unheard), by target",
+            "Messages that were put off (nacked, returned, lost, timed_out, unknown_kind) or given up (unpublishable, dropped, unheard), by target",
             self.not_published.clone(),
         );
         registry.register(

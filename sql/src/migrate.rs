@@ -22,6 +22,9 @@ const MIGRATION_TRIES: u32 = 25;
 /// Pause between these tries, in which those who queued behind the migration have their turn.
 const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often roles are written, when the migrator of another database of the cluster writes them at the same moment.
+const ROLE_TRIES: u32 = 10;
+
 /// How often the code swap is tried, when a reader holds a view that it has to replace.
 const SWAP_TRIES: u32 = 5;
 
@@ -139,7 +142,7 @@ pub async fn migrate(config: &MigrateConfig) -> Result<Migrated, DbError> {
             built_in: built_in.epoch,
         });
     }
-    client.batch_execute(include_str!("bootstrap.sql")).await?;
+    write_roles(&client, include_str!("bootstrap.sql")).await?;
     client
         .batch_execute("set role relayforge_owner; set search_path = store")
         .await?;
@@ -239,6 +242,21 @@ async fn database_epoch(client: &Client) -> Result<Option<i32>, DbError> {
     Ok(row.get("epoch"))
 }
 
+/// Runs `statements` about roles, which are the whole cluster's: our lock keeps away only the migrators of this database,
+/// and PostgreSQL fails whoever writes a role's row second (XX000, "tuple concurrently updated"). Safe to run again.
+async fn write_roles(client: &Client, statements: &str) -> Result<(), DbError> {
+    let mut tries = 1;
+    loop {
+        match client.batch_execute(statements).await {
+            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && tries < ROLE_TRIES => {
+                tokio::time::sleep(Duration::from_millis(20 * u64::from(tries))).await;
+                tries += 1;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
 async fn set_passwords(client: &Client, config: &MigrateConfig) -> Result<(), DbError> {
     let roles = [
         ("relayforge_api", &config.api_password),
@@ -256,7 +274,7 @@ async fn set_passwords(client: &Client, config: &MigrateConfig) -> Result<(), Db
             )
             .await?
             .get(0);
-        client.batch_execute(&statement).await?;
+        write_roles(client, &statement).await?;
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use deadpool_postgres::GenericClient;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::event::SourceKind;
-use crate::{DbError, row_enum};
+use crate::DbError;
+use crate::event::{SourceKind, UnknownSourceKind};
 
 pub(crate) const CLAIM_OUTBOX: &str =
     "select id, job_id, event_id, attempt, next_attempt_at, attempts, tenant_id,
@@ -111,8 +111,8 @@ pub struct StoredEvent {
     pub tenant_slug: String,
     /// The source.
     pub source: String,
-    /// How the source's payloads are read.
-    pub source_kind: SourceKind,
+    /// How the source's payloads are read; an error where a newer release has made a kind that this one does not know.
+    pub source_kind: Result<SourceKind, UnknownSourceKind>,
     /// What happened.
     pub event_type: String,
     /// The provider's id of it.
@@ -141,7 +141,7 @@ impl StoredEvent {
             tenant_id: row.try_get("tenant_id")?,
             tenant_slug,
             source: row.try_get("source")?,
-            source_kind: kind.parse().map_err(|_| row_enum("source_kind", kind))?,
+            source_kind: kind.parse(),
             event_type: row.try_get("event_type")?,
             provider_event_id: row.try_get("provider_event_id")?,
             correlation_id: row.try_get("correlation_id")?,

@@ -397,6 +397,33 @@ async fn an_unpublishable_message_is_given_up_and_the_rest_goes_out() {
     assert_eq!(world.message_ids().await, work_messages(&good[1..]));
 }
 
+/// While releases are mixed, a source of a kind that only the newer one knows holds up nothing, and loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_a_newer_release_waits_and_the_rest_goes_out() {
+    let world = World::new().await;
+    let good = world.ingest("generic", 0..3).await;
+    let newer = world.ingest("github", 3..4).await;
+    world
+        .execute("alter table store.sources drop constraint sources_kind_known")
+        .await;
+    world
+        .execute("update store.sources set kind = 'paypal' where name = 'github'")
+        .await;
+    let _relay = world.relay(&[]);
+    let waiting = "select count(*) from store.outbox_messages where last_error like '%paypal%release%'";
+    wait_until("it is put off", async || world.count(waiting).await == 1).await;
+    wait_until("the good ones are out", async || {
+        world.count("select count(*) from store.outbox_messages").await == 1
+    })
+    .await;
+    assert_eq!(world.message_ids().await, work_messages(&good));
+    world
+        .execute("update store.sources set kind = 'generic' where name = 'github'")
+        .await;
+    world.outbox_is_empty().await;
+    assert_eq!(world.message_ids().await, work_messages(&newer));
+}
+
 /// A relay that dies between publishing and committing publishes again; one that is told to end finishes its batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_that_come_and_go_leave_nothing_behind() {

@@ -24,6 +24,11 @@ begin
     raise exception 'a retry policy says at least one of max_attempts, backoff_base, backoff_cap, jitter'
       using errcode = 'RF400', hint = 'relayforge.remove_retry_policy removes one';
   end if;
+  -- The column is too small to say so by its own bound.
+  if p_max_attempts > 32767 or p_max_attempts < -32768 then
+    raise exception 'max_attempts is between 1 and 1000, not %', p_max_attempts
+      using errcode = '23514', constraint = 'retry_policies_max_attempts_bounds';
+  end if;
   insert into retry_policies (tenant_id, source, max_attempts, backoff_base, backoff_cap, jitter)
   values (v_tenant_id, p_source, p_max_attempts, p_backoff_base, p_backoff_cap, p_jitter)
   on conflict (tenant_id, source) do update

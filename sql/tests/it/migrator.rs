@@ -36,6 +36,22 @@ async fn eight_migrators_at_once_make_one_database_and_a_ninth_changes_nothing()
     assert_eq!(code, sql::Swapped::default());
 }
 
+/// Roles belong to the cluster, so migrators of its other databases write the same ones at the same moment.
+#[tokio::test]
+async fn migrators_of_several_databases_of_one_cluster_do_not_fail_each_other() {
+    let runs = (0..4).map(|_| {
+        tokio::spawn(async {
+            let db = TestDb::create().await;
+            for _ in 0..5 {
+                migrate(&db.migrate_config()).await.unwrap();
+            }
+        })
+    });
+    for run in runs.collect::<Vec<_>>() {
+        run.await.unwrap();
+    }
+}
+
 /// All that a migrator could change in a database, but for the roles, which belong to all of them.
 async fn everything(client: &Client) -> Vec<String> {
     let rows = client

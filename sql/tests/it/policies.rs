@@ -169,6 +169,7 @@ async fn what_a_policy_cannot_say_is_refused_by_name_and_nothing_changes() {
         ("null", "'nowhere'", "3", "source nowhere"),
         ("null", "null", "null", "at least one"),
         ("null", "null", "0", "retry_policies_max_attempts_bounds"),
+        ("null", "null", "70000", "between 1 and 1000, not 70000"),
         (
             "null",
             "null",
