@@ -21,6 +21,12 @@ pub(super) const FINAL_WITHIN: Duration = Duration::from_secs(40);
 const FULL_FOR: Duration = Duration::from_millis(1_500);
 const CONFIRM_TIMEOUT: (&str, &str) = ("RELAY__CONFIRM_TIMEOUT_MS", "1000");
 
+/// Work that has not been confirmed.
+const WAITING: &str = "select count(*) from store.outbox_messages where target = 'jobs'";
+
+/// Longer than a relay takes to settle what has been confirmed.
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
+
 /// Probes of relays that have paused, which are waited for.
 const PROBES: u64 = 2;
 
@@ -66,6 +72,19 @@ async fn relays_only_probe(world: &World) {
     assert!(tries <= most, "{tries} messages were tried, {most} probes fit");
 }
 
+/// How many messages wait once relays have settled what the broker confirmed before it went: the count that stands still.
+async fn settled(world: &World) -> i64 {
+    let mut before = world.count(WAITING).await;
+    loop {
+        tokio::time::sleep(SETTLED_AFTER).await;
+        let now = world.count(WAITING).await;
+        if now >= before {
+            return now;
+        }
+        before = now;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_dies_stops_freezes_or_is_full() {
     let test = "a_broker_that_dies_stops_freezes_or_is_full";
@@ -97,8 +116,7 @@ async fn a_broker_that_dies_stops_freezes_or_is_full() {
         load.send(jobs - before);
         let away = Instant::now();
         load.answered(load.released()).await;
-        let waiting = "select count(*) from store.outbox_messages where target = 'jobs'";
-        let waits = world.count(waiting).await;
+        let waits = settled(&world).await;
         assert!(waits > 0, "{fault:?}: the broker took all");
         match fault {
             Fault::Killed | Fault::Stopped => node.start().await,
@@ -106,7 +124,7 @@ async fn a_broker_that_dies_stops_freezes_or_is_full() {
             Fault::Full => relays_only_probe(&world).await,
         }
         assert!(
-            world.count(waiting).await >= waits,
+            world.count(WAITING).await >= waits,
             "{fault:?}: the broker has taken some"
         );
         match fault {
