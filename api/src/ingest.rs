@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::breaker::Breaker;
-use self::commit::LockedTenants;
+use self::commit::{Committed, LockedTenants};
 use self::queue::{Pending, Queue};
 use crate::config::IngestConfig;
 use crate::error::ApiError;
@@ -36,6 +36,9 @@ const HELP_AFTER: Duration = Duration::from_millis(50);
 
 /// Pause of a lane that finds only what other lanes have in flight.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
+
+/// Least time between two calls that wake relays: under load they are awake, and each call costs what a webhook does.
+const WAKE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a webhook is refused: shown to its sender.
 const AWAY: &str = "the database is away";
@@ -163,42 +166,55 @@ impl Ingest {
 }
 
 /// Takes batches until `stop`. Lane 0 takes at once; a further one only what has waited [`HELP_AFTER`].
+///
+/// A batch is answered once the next one is on its way, or there is none: the database works meanwhile.
 async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
+    let mut committed = Committed::default();
     loop {
-        let ready = async {
-            loop {
-                match shared.queue.first_queued() {
-                    Some(queued) if lane > 0 => {
-                        let help_at = queued + HELP_AFTER;
-                        if Instant::now() >= help_at {
-                            return;
-                        }
-                        tokio::time::sleep_until(help_at).await;
-                    }
-                    Some(_) => return,
-                    // Lane 0 is the one that arrivals wake; the others look when they may be needed.
-                    None if lane == 0 => shared.queue.arrival().await,
-                    None => tokio::time::sleep(HELP_AFTER).await,
-                }
-            }
-        };
-        tokio::select! {
-            () = ready => {}
-            () = stop.cancelled() => {
-                return queue::refuse_all(shared.queue.close(), ENDING);
+        if !is_ready(&shared, lane) {
+            committed.answer();
+            committed = Committed::default();
+            tokio::select! {
+                () = until_ready(&shared, lane) => {}
+                () = stop.cancelled() => return queue::refuse_all(shared.queue.close(), ENDING),
             }
         }
         let batch = shared.queue.take_batch();
+        let answering = async {
+            // The connection's task sends the batch first.
+            tokio::task::yield_now().await;
+            committed.answer();
+        };
         if batch.is_empty() {
+            answering.await;
+            committed = Committed::default();
             // All that waits is of tenants in flight.
             tokio::time::sleep(IN_FLIGHT_PAUSE).await;
             continue;
         }
-        commit::commit_batch(&shared, batch).await;
+        (committed, ()) = tokio::join!(biased; commit::commit_batch(&shared, batch), answering);
     }
 }
 
-/// After each commit, in a transaction of its own: wakes the relays, if one sleeps. Commits meanwhile share a call.
+/// Whether there is something for a lane to take.
+fn is_ready(shared: &Shared, lane: u16) -> bool {
+    let waits = |queued: Instant| lane == 0 || queued.elapsed() >= HELP_AFTER;
+    shared.queue.first_queued().is_some_and(waits)
+}
+
+/// Ends when there may be.
+async fn until_ready(shared: &Shared, lane: u16) {
+    while !is_ready(shared, lane) {
+        match shared.queue.first_queued() {
+            Some(queued) => tokio::time::sleep_until(queued + HELP_AFTER).await,
+            None if lane == 0 => shared.queue.arrival().await,
+            None => shared.queue.stall().await,
+        }
+    }
+}
+
+/// After commits, in a transaction of its own: wakes the relays, if one sleeps. The first commit's call is made at once, and
+/// those of the next moment share one.
 async fn run_waker(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -209,6 +225,10 @@ async fn run_waker(shared: Arc<Shared>, stop: CancellationToken) {
         if let Err(error) = woken.await {
             // The relays find the rows themselves when they next poll.
             tracing::warn!(%error, "the relays can't be woken");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(WAKE_PAUSE) => {}
         }
     }
 }

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use api::config::ApiConfig;
 
+/// A webhook is some forty small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match observability::read_config::<ApiConfig>() {
         Ok(config) => observability::exit_code::<ApiConfig>(run(config)),

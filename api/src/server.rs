@@ -108,27 +108,33 @@ pub fn build(config: ApiConfig) -> anyhow::Result<Running> {
     })
 }
 
+/// The patterns of the route table.
+pub(crate) const ROUTES: [&str; 5] = [
+    "/webhooks/{source}",
+    "/webhooks/{source}/{tenant}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+];
+
 /// The one route table.
 fn routes(service: &mut web::ServiceConfig) {
-    let webhook = || web::route().to(webhooks::method_not_allowed);
+    let [of_source, of_tenant, health, ready, metrics] = ROUTES;
+    let webhook = |pattern| {
+        web::resource(pattern)
+            .route(web::post().to(webhooks::receive))
+            .default_service(web::route().to(webhooks::method_not_allowed))
+    };
     service
-        .service(
-            web::resource("/webhooks/{source}")
-                .route(web::post().to(webhooks::receive))
-                .default_service(webhook()),
-        )
-        .service(
-            web::resource("/webhooks/{source}/{tenant}")
-                .route(web::post().to(webhooks::receive))
-                .default_service(webhook()),
-        )
-        .route("/healthz", get_or_head().to(async || health_response()))
+        .service(webhook(of_source))
+        .service(webhook(of_tenant))
+        .route(health, get_or_head().to(async || health_response()))
         .route(
-            "/readyz",
+            ready,
             get_or_head().to(async |state: web::Data<AppState>| ready_response(&state.readiness)),
         )
         .route(
-            "/metrics",
+            metrics,
             get_or_head().to(async |state: web::Data<AppState>| metrics_response(&state.encoder)),
         )
         .default_service(web::route().to(async || Err::<HttpResponse, _>(ApiError::NotFound)));

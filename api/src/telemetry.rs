@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::server::AppState;
+use crate::server::{AppState, ROUTES};
 
 /// Joins log lines; taken from the request if it is sane, else made.
 pub const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -36,14 +36,14 @@ const BUCKETS: [f64; 14] = [
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    route: String,
+    route: &'static str,
     method: &'static str,
     status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
-    route: String,
+    route: &'static str,
     method: &'static str,
 }
 
@@ -99,19 +99,16 @@ impl RequestMetrics {
             .inc();
     }
 
-    fn answered(&self, route: &str, method: &'static str, status: u16, seconds: f64) {
+    fn answered(&self, route: &'static str, method: &'static str, status: u16, seconds: f64) {
         self.requests
             .get_or_create(&RequestLabels {
-                route: route.to_owned(),
+                route,
                 method,
                 status,
             })
             .inc();
         self.duration
-            .get_or_create(&RouteLabel {
-                route: route.to_owned(),
-                method,
-            })
+            .get_or_create(&RouteLabel { route, method })
             .observe(seconds);
     }
 }
@@ -215,19 +212,16 @@ pub async fn request_telemetry(
     if let Ok(value) = HeaderValue::from_str(&correlation_id) {
         response.headers_mut().insert(X_CORRELATION_ID, value);
     }
-    let route = response
-        .request()
-        .match_pattern()
-        .unwrap_or_else(|| UNMATCHED.to_owned());
+    let route = route_label(response.request());
     if let Some(state) = state {
         state.metrics.answered(
-            &route,
+            route,
             method,
             response.status().as_u16(),
             started.elapsed().as_secs_f64(),
         );
     }
-    span.in_scope(|| log_line(&response, &route, started));
+    span.in_scope(|| log_line(&response, route, started));
     Ok(response)
 }
 
@@ -279,6 +273,15 @@ fn log_line(response: &ServiceResponse<BoxBody>, route: &str, started: Instant) 
         job.id = id(found.job_id),
         "answered"
     );
+}
+
+/// The pattern of the request's route: one of the server's table, so that there are as many label values as routes.
+fn route_label(request: &HttpRequest) -> &'static str {
+    let pattern = request.match_pattern();
+    let known = ROUTES
+        .into_iter()
+        .find(|route| pattern.as_deref() == Some(*route));
+    known.unwrap_or(UNMATCHED)
 }
 
 fn method_label(request: &ServiceRequest) -> &'static str {

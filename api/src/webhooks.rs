@@ -9,7 +9,7 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use observability::propagation::TraceContext;
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use sql::config::{Source, Tenant};
 use sql::event::{EventHeaders, inspect, stored_headers};
@@ -280,15 +280,27 @@ fn answer(outcome: Ingested, source: &Source, state: &AppState) -> Result<HttpRe
 }
 
 fn accepted(event_id: Uuid, inbox_id: Uuid, job_id: Option<Uuid>, new: bool) -> HttpResponse {
-    HttpResponse::Accepted().json(json!({
-        "event_id": event_id,
-        "inbox_id": inbox_id,
-        "job_id": job_id,
-        "job_created": new,
-        "deduped": !new,
-        "accepted": true,
-        "signature_valid": true,
-    }))
+    HttpResponse::Accepted().json(Acceptance {
+        event_id,
+        inbox_id,
+        job_id,
+        job_created: new,
+        deduped: !new,
+        accepted: true,
+        signature_valid: true,
+    })
+}
+
+/// The body of a 202.
+#[derive(Serialize)]
+struct Acceptance {
+    event_id: Uuid,
+    inbox_id: Uuid,
+    job_id: Option<Uuid>,
+    job_created: bool,
+    deduped: bool,
+    accepted: bool,
+    signature_valid: bool,
 }
 
 /// `GET` on a source without a handshake, and every other method.

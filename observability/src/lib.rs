@@ -5,6 +5,7 @@
 //! `config.rs`, then `logging.rs`.
 
 mod config;
+mod lines;
 mod logging;
 
 pub mod admin;

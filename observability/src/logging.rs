@@ -19,6 +19,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::{DEFAULT_FILTER, TelemetryConfig, parse_filter};
+use crate::lines::Lines;
 
 /// Crates whose spans are never ours, and whose chatter is never logged: it would only repeat the exporter's and the
 /// clients' inner life, payloads included.
@@ -34,6 +35,9 @@ const FOREIGN: [&str; 9] = [
     "actix",
 ];
 
+/// How long a process that ends waits for the reader of its log.
+const LINES_FLUSHED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Why telemetry could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -43,6 +47,9 @@ pub enum TelemetryError {
     /// The exporter refused its address or settings. A collector that is down is no error.
     #[error("OTEL__EXPORTER_OTLP_ENDPOINT is wrong: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// No thread could be started for the log.
+    #[error("the log can't be written: {0}")]
+    Log(#[from] std::io::Error),
     /// Something in this process has set up logging already.
     #[error("logging is set up already: {0}")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
@@ -52,6 +59,7 @@ pub enum TelemetryError {
 #[must_use = "spans that wait are lost unless `shutdown` is awaited"]
 #[derive(Debug)]
 pub struct Telemetry {
+    lines: Lines,
     spans: Option<SdkTracerProvider>,
     flush_timeout: Duration,
 }
@@ -74,8 +82,10 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
         .then(|| tracer_provider(service, config))
         .transpose()?;
 
+    let lines = Lines::start(std::io::stdout())?;
+    let writer = lines.clone();
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> =
-        vec![log_layer(service, filter, std::io::stdout).boxed()];
+        vec![log_layer(service, filter, move || writer.clone()).boxed()];
     if let Some(provider) = &spans {
         let tracer = provider.tracer("relayforge");
         let wanted = filter_fn(|meta| is_our_span(meta) || (meta.is_event() && *meta.level() <= Level::WARN));
@@ -87,14 +97,24 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
         );
     }
     tracing_subscriber::registry().with(layers).try_init()?;
-    log_panics();
-    Ok(Telemetry { spans, flush_timeout })
+    log_panics(lines.clone());
+    Ok(Telemetry {
+        lines,
+        spans,
+        flush_timeout,
+    })
 }
 
 impl Telemetry {
-    /// Sends what spans wait, for at most `OTEL__EXPORTER_OTLP_TIMEOUT_MS`. Logs need no flush.
-    pub async fn shutdown(self) {
-        let Some(provider) = self.spans else { return };
+    /// Sends what spans wait, for at most `OTEL__EXPORTER_OTLP_TIMEOUT_MS`, and writes what lines do.
+    pub async fn shutdown(mut self) {
+        if let Some(spans) = self.spans.take() {
+            self.send_spans(spans).await;
+        }
+        self.lines.flush(LINES_FLUSHED_WITHIN);
+    }
+
+    async fn send_spans(&self, provider: SdkTracerProvider) {
         let timeout = self.flush_timeout;
         // Blocks its thread, and the exporter needs the runtime's others meanwhile.
         let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
@@ -165,11 +185,13 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for EventsOnly<L> {
 }
 
 /// A panic becomes one error line like any other, instead of text on stderr that no log reader parses.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|info| {
+fn log_panics(lines: Lines) {
+    std::panic::set_hook(Box::new(move |info| {
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         let reason = info.payload_as_str().unwrap_or("not a text");
         tracing::error!(panic.location = location, panic.reason = reason, "panicked");
+        // It may be the last thing that this process does.
+        lines.flush(LINES_FLUSHED_WITHIN);
     }));
 }
 

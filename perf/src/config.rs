@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sql::event::SourceKind;
 use sql::{DatabaseConfig, Secret};
 
 /// Drives a running Relayforge from outside.
@@ -18,10 +19,18 @@ pub struct Cli {
 pub enum Command {
     /// Makes the demo tenant with its secrets and keys, then sends one webhook of each kind and shows what became of it.
     Demo(DemoArgs),
-    /// Sends a bounded number of webhooks and compares what was accepted with what is stored.
+    /// Sends webhooks for a while, and compares what was accepted with what is stored. Exit code 1 if an answer was wrong, or
+    /// something is missing or doubled.
     Ingest(IngestArgs),
+    /// Measures how fast relay and consumer take away a backlog. Freezes the relay's process until there is one.
+    Drain(DrainArgs),
     /// Measures how long a webhook takes from its request to its job's end. Exit code 1 if the goal is missed or a job is.
     EndToEnd(EndToEndArgs),
+    /// Measures what ingest loses as jobs pile up, in databases that it makes and drops, each with an API of its own. Exit
+    /// code 1 if the goal is missed.
+    Growth(GrowthArgs),
+    /// Measures what a webhook costs the API's processor before the database is asked. Exit code 1 if the goal is missed.
+    HotPath(HotPathArgs),
     /// Measures what the services cost while nobody asks anything of them: CPU time, and queries to the database. Exit code
     /// 1 if a goal is missed.
     Idle(IdleArgs),
@@ -79,19 +88,108 @@ pub struct DemoArgs {
 }
 
 /// Of `ingest`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct IngestArgs {
-    /// Connections, each with one request at a time.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub connections: u32,
+    /// What is sent.
+    #[command(flatten)]
+    pub load: LoadArgs,
 
-    /// Webhooks in all.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub requests: u32,
-
-    /// Webhooks a second at the most, over all connections; without it each follows its answer at once.
+    /// Webhooks a second, due at fixed times whether or not the server keeps up; latency counts from there. Without it each
+    /// connection sends its next one when it has its answer.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: Option<u32>,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// The processes that are measured meanwhile.
+    #[command(flatten)]
+    pub pids: Pids,
+
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// How much load, and of what.
+#[derive(clap::Args, Debug, Clone)]
+pub struct LoadArgs {
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub duration: u32,
+
+    /// How long to send before that, in seconds; what is sent then is checked like all else, but counts for no figure.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=600))]
+    pub warmup: u32,
+
+    /// Webhooks in all, at the most; an end before `--duration`, not after it.
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    pub requests: u32,
+
+    /// Bytes of each body; a few more where a body of that source can't be so small.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub payload_bytes: u32,
+
+    /// Whose signature and payload: generic, github or stripe.
+    #[arg(long, default_value = "generic")]
+    pub source: SourceKind,
+
+    /// Tenants that take turns. One is the demo tenant; more are made, with its secrets, and stay.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub tenants: u32,
+
+    /// Requests of a hundred that send an event once more, which has to be answered as a duplicate.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=99))]
+    pub duplicates: u32,
+}
+
+impl LoadArgs {
+    /// So many generic webhooks of the demo tenant, as fast as they are answered.
+    pub(crate) fn fixed(requests: u32, connections: u32, payload_bytes: u32) -> Self {
+        Self {
+            connections,
+            duration: 600,
+            warmup: 0,
+            requests,
+            payload_bytes,
+            source: SourceKind::Generic,
+            tenants: 1,
+            duplicates: 0,
+        }
+    }
+}
+
+/// Of `drain`.
+#[derive(clap::Args, Debug)]
+pub struct DrainArgs {
+    /// Jobs that wait before the relay goes on.
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
+    pub jobs: u32,
+
+    /// How long they may take to go, in seconds.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub within: u32,
+
+    /// Connections that make the backlog.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub payload_bytes: u32,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// The processes; relay and consumer have to be among them.
+    #[command(flatten)]
+    pub pids: Pids,
 
     /// Where.
     #[command(flatten)]
@@ -101,49 +199,145 @@ pub struct IngestArgs {
 /// Of `end-to-end`.
 #[derive(clap::Args, Debug)]
 pub struct EndToEndArgs {
-    /// Webhooks a second; several, joined by commas, are measured one after the other. Above 100 the tenant's rate limit
-    /// has to be raised first.
+    /// What is sent at each rate. `--warmup` begins with everybody asleep.
+    #[command(flatten)]
+    pub load: LoadArgs,
+
+    /// Webhooks a second, due at fixed times; several, joined by commas, are measured one after the other. Above 100 the
+    /// tenant's rate limit has to be raised first.
     #[arg(long = "rate", default_value = "20", value_delimiter = ',', value_name = "RATES",
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rates: Vec<u32>,
 
-    /// Webhooks for each rate.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub requests: u32,
-
-    /// Connections, each with one request at a time.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub connections: u32,
-
     /// What 99 of 100 jobs have to stay under, in milliseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=600_000))]
     pub goal_ms: u32,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// The processes that are measured meanwhile.
+    #[command(flatten)]
+    pub pids: Pids,
 
     /// Where.
     #[command(flatten)]
     pub target: Target,
 }
 
-/// Of `idle`. The pids are those of `.dev/env`.
+/// Of `growth`.
+#[derive(clap::Args, Debug)]
+pub struct GrowthArgs {
+    /// Jobs that each database has; the first is what the others are compared with. 10,000,000 are 11 GB.
+    #[arg(long, value_delimiter = ',', default_value = "0,1000000,10000000", value_name = "JOBS",
+        value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    pub sizes: Vec<u32>,
+
+    /// Turns that each has.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub turns: u32,
+
+    /// How long a turn is, in seconds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub duration: u32,
+
+    /// How long to send before that, in seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=600))]
+    pub warmup: u32,
+
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub payload_bytes: u32,
+
+    /// The API's program; without it, that beside this one.
+    #[arg(long, value_name = "FILE")]
+    pub api: Option<PathBuf>,
+
+    /// Leaves the databases there for the next time. Webhooks that were sent stay in them.
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// PostgreSQL URL of a superuser, on the server that is measured; nothing of the database it names is touched.
+    #[arg(
+        long = "database-url",
+        env = "MIGRATE__DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_url: Secret,
+
+    /// Key that secrets are sealed under: base64 of 32 bytes.
+    #[arg(
+        long = "SECRETS__MASTER_KEY",
+        env = "SECRETS__MASTER_KEY",
+        hide_env_values = true,
+        value_name = "BASE64"
+    )]
+    pub master_key: Secret,
+}
+
+/// Of `hot-path`.
+#[derive(clap::Args, Debug)]
+pub struct HotPathArgs {
+    /// Measures nothing and does the work of so many webhooks: for profilers.
+    #[arg(long)]
+    pub count: Option<u32>,
+
+    /// Bytes of their bodies.
+    #[arg(long, default_value_t = 600, requires = "count", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub payload_bytes: u32,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Of `idle`.
 #[derive(clap::Args, Debug)]
 pub struct IdleArgs {
     /// How long to measure, in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
 
+    /// The processes.
+    #[command(flatten)]
+    pub pids: Pids,
+
+    /// The database, as a superuser: statements of all roles are counted.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+}
+
+/// The processes whose CPU time and memory are measured: those of `.dev/env`. One whose variable is empty is left out.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct Pids {
     /// The API's process.
-    #[arg(long = "API_PID", env = "API_PID", value_name = "PID")]
-    pub api_pid: u32,
+    #[arg(long = "API_PID", env = "API_PID", value_name = "PID", default_value = "")]
+    pub api_pid: String,
 
     /// The relay's process.
-    #[arg(long = "RELAY_PID", env = "RELAY_PID", value_name = "PID")]
-    pub relay_pid: u32,
+    #[arg(long = "RELAY_PID", env = "RELAY_PID", value_name = "PID", default_value = "")]
+    pub relay_pid: String,
 
     /// The consumer's process.
-    #[arg(long = "CONSUMER_PID", env = "CONSUMER_PID", value_name = "PID")]
-    pub consumer_pid: u32,
+    #[arg(
+        long = "CONSUMER_PID",
+        env = "CONSUMER_PID",
+        value_name = "PID",
+        default_value = ""
+    )]
+    pub consumer_pid: String,
 
-    /// PostgreSQL's first process; shown for information, with all its backends. Empty: not shown.
+    /// PostgreSQL's first process; counted with all its backends.
     #[arg(
         long = "POSTGRES_PID",
         env = "POSTGRES_PID",
@@ -152,7 +346,7 @@ pub struct IdleArgs {
     )]
     pub postgres_pid: String,
 
-    /// RabbitMQ's process; shown for information. Empty: not shown.
+    /// RabbitMQ's process; counted with its children.
     #[arg(
         long = "RABBITMQ_PID",
         env = "RABBITMQ_PID",
@@ -160,10 +354,6 @@ pub struct IdleArgs {
         default_value = ""
     )]
     pub rabbitmq_pid: String,
-
-    /// The database, as a superuser: statements of all roles are counted.
-    #[command(flatten)]
-    pub database: DatabaseConfig,
 }
 
 /// Of `database`.

@@ -19,6 +19,7 @@ use sql::volume::{Role, Scratch, describe_server, fill, filled, make_tenants};
 
 pub use self::report::{Cell, Goal, Report, Section};
 use crate::config::{DatabaseArgs, Measurement};
+use crate::progress::say as progress;
 
 /// Makes the databases, measures, and drops them again; also when it is interrupted.
 ///
@@ -136,10 +137,4 @@ async fn settings(arguments: &DatabaseArgs, full: &Scratch, report: &mut Report)
     }
     report.sections.push(section);
     Ok(())
-}
-
-/// Says on stderr how far it is: stdout is for the report.
-#[expect(clippy::print_stderr, reason = "a long command that says nothing looks dead")]
-fn progress(text: &str) {
-    eprintln!("{}  {text}", chrono::Utc::now().format("%H:%M:%S"));
 }

@@ -9,7 +9,7 @@ mod setup;
 mod state;
 
 pub use send::{Report, send};
-pub(crate) use setup::find_tenant;
+pub(crate) use setup::load_tenants;
 pub use setup::{Setup, setup};
 pub use state::State;
 

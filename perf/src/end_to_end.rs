@@ -1,27 +1,25 @@
-//! From the webhook's request to its job's end: how long it takes at a rate, and that nothing is missing.
+//! From the webhook's request to its job's end: how long it takes at a rate, that the backlog does not grow meanwhile, and
+//! that nothing is missing.
 //!
 //! Events fall due at fixed times, and latency is counted from there by the database's clock, so that neither a stalled
 //! server nor a busy sender makes it look shorter. A job ends when its outcome is written (`finished_at`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
 use sql::activity::clock;
-use sql::event::SourceKind;
-use sql::operators::job_overview;
+use sql::volume::{count_open_jobs, for_each_succeeded};
 use sql::{DbError, GenericClient};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::client::{Addressing, Client};
+use crate::backlog::{Count, growth, keep_counting};
 use crate::config::EndToEndArgs;
-use crate::demo::{State, TENANT};
-use crate::load::Plan;
-use crate::report::{Align, Table, milliseconds, percentile};
+use crate::load::{self, Sent, Usage, usage_table};
+use crate::report::{Align, Latencies, Table};
 
 /// How long the last jobs may take to end, once all webhooks are answered. What takes longer is missing.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
@@ -29,70 +27,80 @@ const ENDED_WITHIN: Duration = Duration::from_secs(60);
 /// How often the database is asked meanwhile.
 const POLL_EVERY: Duration = Duration::from_millis(200);
 
-/// Jobs looked up in one query.
-const IDS_A_QUERY: usize = 1_000;
-
 /// Readings of the database's clock; the one whose question took the shortest counts.
 const CLOCK_READINGS: usize = 50;
 
 /// Wait before each rate, so that it begins with everybody asleep.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// The share of jobs that the goal is for.
-const GOAL_PERCENT: usize = 99;
+/// A backlog grows if in a second it takes on more than this share of what arrives in one.
+const GROWTH_BOUND: f64 = 0.01;
 
 /// A run for each rate.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Report {
-    goal: Duration,
+    goal_ms: u32,
     offset: ClockOffset,
-    rates: Vec<Rate>,
+    /// One for each rate.
+    pub rates: Vec<Rate>,
 }
 
 /// How far the database's clock is ahead of ours, and what the question took: the error is at most half of that.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 struct ClockOffset {
-    ahead: TimeDelta,
-    asked_for: Duration,
+    ahead_us: i64,
+    asked_for_us: u32,
 }
 
 /// What was seen at one rate.
-#[derive(Debug)]
-struct Rate {
-    a_second: u32,
-    accepted: usize,
+#[derive(Debug, Default, Serialize)]
+pub struct Rate {
+    /// Webhooks that were due in a second.
+    pub a_second: u32,
+    /// New events that were accepted, warm-up included.
+    pub accepted: usize,
     /// Answers other than the acceptance of a new event, or none, by what they were.
-    refused: HashMap<String, usize>,
-    /// Of jobs that succeeded, shortest first.
-    latencies: Vec<Duration>,
+    pub refused: BTreeMap<String, u32>,
+    /// Of jobs whose webhook was due in the window and that succeeded.
+    pub latencies: Latencies,
     /// Accepted, and no job that succeeded in time.
-    missing: usize,
+    pub missing: usize,
+    /// Open jobs, second by second, while webhooks were sent.
+    pub backlog: Vec<Count>,
+    /// Jobs that the backlog took on in each second of the window.
+    pub growth_a_second: Option<f64>,
+    /// What processes have used.
+    pub usage: Vec<Usage>,
 }
 
-/// A webhook that was accepted.
-struct Accepted {
-    job_id: Uuid,
-    due: DateTime<Utc>,
-}
-
-/// Sends generic events of the demo tenant, one rate after the other.
+/// Sends events, one rate after the other.
 ///
 /// # Errors
 /// If the demo was never set up, or the database does not answer.
 pub async fn run(arguments: &EndToEndArgs) -> anyhow::Result<Report> {
-    let state = State::load(&arguments.target.state)?;
     let pool = sql::pool::connect(&arguments.target.database, "relayforge-perf")?;
     let database = pool.get().await.map_err(DbError::from)?;
     let offset = measure_offset(&database).await?;
     let mut rates = Vec::new();
     for &a_second in &arguments.rates {
         tokio::time::sleep(SETTLE).await;
-        let (accepted, refused) = send(arguments, a_second, &state.generic_secret).await?;
-        let ended = ends_of(&database, &accepted).await?;
-        rates.push(Rate::of(a_second, &accepted, refused, &ended, offset.ahead));
+        let since = clock(&database).await?;
+        let mut backlog = Vec::new();
+        let sent = tokio::select! {
+            sent = load::send(&arguments.load, Some(a_second), &arguments.target, &arguments.pids) => sent?,
+            never = keep_counting(&database, since, &mut backlog) => match never? {},
+        };
+        wait_for_ends(&database, since).await?;
+        let mut ended = HashMap::with_capacity(sent.tally.promises.len());
+        for_each_succeeded(&database, since, |job_id, at| {
+            ended.insert(job_id, at);
+        })
+        .await?;
+        let warmup = Duration::from_secs(arguments.load.warmup.into());
+        rates.push(Rate::of(a_second, sent, warmup, backlog, &ended, offset.ahead()));
     }
     Ok(Report {
-        goal: Duration::from_millis(arguments.goal_ms.into()),
+        goal_ms: arguments.goal_ms,
         offset,
         rates,
     })
@@ -104,132 +112,90 @@ async fn measure_offset(database: &impl GenericClient) -> anyhow::Result<ClockOf
         let (began, asked_at) = (Instant::now(), Utc::now());
         let theirs = clock(database).await?;
         let asked_for = began.elapsed();
+        let ahead = theirs - (asked_at + asked_for / 2);
         let offset = ClockOffset {
-            ahead: theirs - (asked_at + asked_for / 2),
-            asked_for,
+            ahead_us: ahead.num_microseconds().unwrap_or(i64::MAX),
+            asked_for_us: u32::try_from(asked_for.as_micros()).unwrap_or(u32::MAX),
         };
-        if best.is_none_or(|best| asked_for < best.asked_for) {
+        if best.is_none_or(|best| offset.asked_for_us < best.asked_for_us) {
             best = Some(offset);
         }
     }
     best.context("no reading of the database's clock")
 }
 
-async fn send(
-    arguments: &EndToEndArgs,
-    a_second: u32,
-    secret: &str,
-) -> anyhow::Result<(Vec<Accepted>, HashMap<String, usize>)> {
-    let plan = Arc::new(Plan::new(arguments.requests, Some(a_second)));
-    // Read together, so that a due instant can be told by the wall clock.
-    let (began, began_at) = (Instant::now(), Utc::now());
-    let mut connections = JoinSet::new();
-    for _ in 0..arguments.connections.min(arguments.requests) {
-        let (client, plan, secret) = (
-            Client::new(&arguments.target.url)?,
-            Arc::clone(&plan),
-            secret.to_owned(),
-        );
-        connections.spawn(async move {
-            let (mut accepted, mut refused) = (Vec::new(), Vec::new());
-            while let Some(due) = plan.take() {
-                tokio::time::sleep_until(due.into()).await;
-                match deliver(&client, &plan, &secret).await {
-                    Ok(job_id) => accepted.push(Accepted {
-                        job_id,
-                        due: began_at + due.saturating_duration_since(began),
-                    }),
-                    Err(answer) => refused.push(answer),
-                }
-            }
-            (accepted, refused)
-        });
-    }
-    let (mut accepted, mut refused) = (Vec::new(), HashMap::new());
-    while let Some(one) = connections.join_next().await {
-        let (taken, others) = one?;
-        accepted.extend(taken);
-        for answer in others {
-            *refused.entry(answer).or_default() += 1;
-        }
-    }
-    Ok((accepted, refused))
-}
-
-/// The job of a new event; else what came instead.
-async fn deliver(client: &Client, plan: &Plan, secret: &str) -> Result<Uuid, String> {
-    let source = SourceKind::Generic;
-    let delivery = plan.event().signed(source, secret);
-    let answer = client
-        .deliver(source.as_str(), Addressing::Path(TENANT), &delivery)
-        .await;
-    let answer = answer.map_err(|error| format!("no answer: {}", error.root_cause()))?;
-    match answer.id("job_id") {
-        Some(job_id) if answer.status == 202 && answer.deduped() == Some(false) => Ok(job_id),
-        _ => Err(format!(
-            "{} {}",
-            answer.status.as_u16(),
-            answer.code().unwrap_or("unexpected body")
-        )),
-    }
-}
-
-/// When each job succeeded, of those that did in time.
-async fn ends_of(
-    database: &impl GenericClient,
-    accepted: &[Accepted],
-) -> anyhow::Result<HashMap<Uuid, DateTime<Utc>>> {
+/// Until no job that was made since then is open, or they have taken too long.
+async fn wait_for_ends(database: &impl GenericClient, since: DateTime<Utc>) -> anyhow::Result<()> {
     let deadline = Instant::now() + ENDED_WITHIN;
-    let mut ended = HashMap::new();
-    let mut open: Vec<Uuid> = accepted.iter().map(|accepted| accepted.job_id).collect();
-    loop {
-        for ids in open.chunks(IDS_A_QUERY) {
-            let jobs = job_overview(database, ids).await?;
-            let succeeded = jobs.into_iter().filter(|job| job.status == "succeeded");
-            ended.extend(succeeded.filter_map(|job| Some((job.job_id, job.finished_at?))));
-        }
-        open.retain(|job_id| !ended.contains_key(job_id));
-        if open.is_empty() || Instant::now() >= deadline {
-            return Ok(ended);
-        }
+    while count_open_jobs(database, since).await? > 0 && Instant::now() < deadline {
         tokio::time::sleep(POLL_EVERY).await;
+    }
+    Ok(())
+}
+
+impl ClockOffset {
+    fn ahead(self) -> TimeDelta {
+        TimeDelta::microseconds(self.ahead_us)
     }
 }
 
 impl Rate {
     fn of(
         a_second: u32,
-        accepted: &[Accepted],
-        refused: HashMap<String, usize>,
+        sent: Sent,
+        warmup: Duration,
+        backlog: Vec<Count>,
         ended: &HashMap<Uuid, DateTime<Utc>>,
         database_ahead: TimeDelta,
     ) -> Self {
-        let latency = |accepted: &Accepted| {
-            let took = *ended.get(&accepted.job_id)? - (accepted.due + database_ahead);
-            // Below zero only by the error of the clocks.
-            Some(took.to_std().unwrap_or_default())
-        };
-        let mut latencies: Vec<Duration> = accepted.iter().filter_map(latency).collect();
-        latencies.sort_unstable();
+        let (mut micros, mut missing) = (Vec::new(), 0);
+        for promise in &sent.tally.promises {
+            let Some(ended_at) = promise.job_id.and_then(|job_id| ended.get(&job_id)) else {
+                missing += 1;
+                continue;
+            };
+            if promise.due >= warmup {
+                let took = *ended_at - (sent.began_at + promise.due + database_ahead);
+                // Below zero only by the error of the clocks.
+                let took = took.num_microseconds().unwrap_or(i64::MAX).max(0);
+                micros.push(u32::try_from(took).unwrap_or(u32::MAX));
+            }
+        }
+        let in_window: Vec<Count> = backlog
+            .iter()
+            .filter(|count| count.at >= warmup.as_secs_f64())
+            .copied()
+            .collect();
+        let mut refused = sent.tally.answers;
+        refused
+            .retain(|answer, _| !answer.starts_with("202 accepted") && !answer.starts_with("202 duplicate"));
         Self {
             a_second,
-            accepted: accepted.len(),
+            accepted: sent.tally.promises.len(),
             refused,
-            missing: accepted.len() - latencies.len(),
-            latencies,
+            latencies: Latencies::of(micros),
+            missing,
+            growth_a_second: growth(&in_window),
+            backlog,
+            usage: sent.usage,
         }
     }
 
-    fn is_right(&self, goal: Duration) -> bool {
-        let measured = percentile(&self.latencies, GOAL_PERCENT);
-        self.refused.is_empty() && self.missing == 0 && measured.is_some_and(|latency| latency < goal)
+    fn grows(&self) -> bool {
+        self.growth_a_second
+            .is_some_and(|growth| growth > f64::from(self.a_second) * GROWTH_BOUND)
+    }
+
+    fn is_right(&self, goal_ms: u32) -> bool {
+        let in_time = self.latencies.p99.is_some_and(|p99| p99 < f64::from(goal_ms));
+        self.refused.is_empty() && self.missing == 0 && in_time && !self.grows()
     }
 }
 
 impl Report {
-    /// Whether every webhook was accepted and its job succeeded, and the goal was reached, at each rate.
+    /// Whether at each rate every webhook was accepted, its job succeeded, the goal was reached and the backlog did not grow.
     pub fn is_right(&self) -> bool {
-        self.rates.iter().all(|rate| rate.is_right(self.goal))
+        self.rates.iter().all(|rate| rate.is_right(self.goal_ms))
     }
 }
 
@@ -241,38 +207,52 @@ impl fmt::Display for Report {
             "p50 ms",
             "p90 ms",
             "p99 ms",
+            "p99.9 ms",
             "max ms",
             "p99 under",
             "missing",
             "refused",
+            "most open",
+            "backlog +/s",
         ];
         let mut table = Table::new(&columns.map(|name| (name, Align::Right)));
         for rate in &self.rates {
-            let [p50, p90, p99, max] =
-                [50, 90, GOAL_PERCENT, 100].map(|percent| milliseconds(percentile(&rate.latencies, percent)));
+            let [p50, p90, p99, p999, max] = rate.latencies.shown();
+            let most_open = rate.backlog.iter().map(|count| count.open).max();
             table.row([
                 rate.a_second.to_string(),
                 rate.accepted.to_string(),
                 p50,
                 p90,
                 p99,
+                p999,
                 max,
-                self.goal.as_millis().to_string(),
+                self.goal_ms.to_string(),
                 rate.missing.to_string(),
-                rate.refused.values().sum::<usize>().to_string(),
+                rate.refused.values().sum::<u32>().to_string(),
+                most_open.map_or_else(String::new, |most| most.to_string()),
+                rate.growth_a_second
+                    .map_or_else(String::new, |growth| format!("{growth:.1}")),
             ]);
         }
-        let ahead = self.offset.ahead.num_microseconds().unwrap_or(i64::MAX);
         writeln!(
             f,
-            "the database's clock is {ahead} us ahead of ours, give or take {} us; corrected\n\n{table}",
-            self.offset.asked_for.as_micros() / 2
+            "the database's clock is {} us ahead of ours, give or take {} us; corrected\n\n{}",
+            self.offset.ahead_us,
+            self.offset.asked_for_us / 2,
+            table.markdown()
         )?;
+        for rate in &self.rates {
+            if !rate.usage.is_empty() {
+                let usage = usage_table(&rate.usage, f64::from(rate.a_second));
+                writeln!(f, "at {}/s:\n\n{}", rate.a_second, usage.markdown())?;
+            }
+        }
         for (answer, times) in self.rates.iter().flat_map(|rate| &rate.refused) {
             writeln!(f, "refused {times} times: {answer}")?;
         }
         let verdict = if self.is_right() {
-            "met: each webhook's job succeeded in time"
+            "met: each webhook's job succeeded in time, and the backlog did not grow"
         } else {
             "MISSED: see above"
         };
@@ -283,46 +263,63 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Promise;
 
     fn rate(latencies_ms: &[i64], lost: usize) -> Rate {
-        let due = Utc::now();
+        let began_at = Utc::now();
         let mut ended = HashMap::new();
-        let mut accepted: Vec<Accepted> = Vec::new();
+        let mut sent = Sent::nothing(began_at);
         for number in 0..latencies_ms.len() + lost {
             let job_id = Uuid::from_u128(number as u128);
+            let due = Duration::from_secs(number as u64);
             if let Some(latency) = latencies_ms.get(number) {
                 // A database whose clock is a minute ahead.
-                ended.insert(
-                    job_id,
-                    due + TimeDelta::minutes(1) + TimeDelta::milliseconds(*latency),
-                );
+                let ended_at = began_at + due + TimeDelta::minutes(1) + TimeDelta::milliseconds(*latency);
+                ended.insert(job_id, ended_at);
             }
-            accepted.push(Accepted { job_id, due });
+            sent.tally.promises.push(Promise {
+                number: 0,
+                event_id: job_id,
+                job_id: Some(job_id),
+                due,
+            });
         }
-        Rate::of(20, &accepted, HashMap::new(), &ended, TimeDelta::minutes(1))
+        Rate::of(
+            20,
+            sent,
+            Duration::ZERO,
+            Vec::new(),
+            &ended,
+            TimeDelta::minutes(1),
+        )
     }
 
     #[test]
     fn latency_is_told_by_the_databases_clock_and_the_last_hundredth_is_let_off() {
-        let goal = Duration::from_millis(50);
         let mut latencies = vec![10; 99];
         latencies.push(900);
         let seen = rate(&latencies, 0);
-        assert_eq!(percentile(&seen.latencies, 50), Some(Duration::from_millis(10)));
-        assert_eq!(percentile(&seen.latencies, 100), Some(Duration::from_millis(900)));
-        assert!(seen.is_right(goal));
+        assert_eq!(
+            (seen.latencies.p50, seen.latencies.max),
+            (Some(10.0), Some(900.0))
+        );
+        assert!(seen.is_right(50));
         latencies.push(900);
-        assert!(!rate(&latencies, 0).is_right(goal), "two of 101");
+        assert!(!rate(&latencies, 0).is_right(50), "two of 101");
     }
 
     #[test]
-    fn a_job_that_is_missing_a_refusal_and_no_job_at_all_are_wrong() {
-        let goal = Duration::from_millis(50);
-        assert!(rate(&[10; 10], 0).is_right(goal));
-        assert!(!rate(&[10; 10], 1).is_right(goal));
-        assert!(!rate(&[], 0).is_right(goal));
+    fn a_job_that_is_missing_a_refusal_no_job_at_all_and_a_backlog_that_grows_are_wrong() {
+        assert!(rate(&[10; 10], 0).is_right(50));
+        assert!(!rate(&[10; 10], 1).is_right(50));
+        assert!(!rate(&[], 0).is_right(50));
         let mut refused = rate(&[10; 10], 0);
         refused.refused.insert("429 rate_limited".to_owned(), 1);
-        assert!(!refused.is_right(goal));
+        assert!(!refused.is_right(50));
+        let mut growing = rate(&[10; 10], 0);
+        growing.growth_a_second = Some(0.19);
+        assert!(growing.is_right(50));
+        growing.growth_a_second = Some(0.21);
+        assert!(!growing.is_right(50));
     }
 }

@@ -1,20 +1,17 @@
 //! What the services cost while nobody asks anything of them: CPU time, and queries to the database.
 //!
 //! Queries are counted by the server itself (`pg_stat_statements`), so that nothing a service sends is overlooked; what
-//! its functions do inside of them is not sent by anybody. CPU time is the kernel's, in `idle/processes.rs`.
-
-mod processes;
+//! its functions do inside of them is not sent by anybody. CPU time is the kernel's, in `processes.rs`.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use sql::DbError;
 use sql::activity::{StatementCounts, count_statements, statement_counts};
 
-use self::processes::Process;
 use crate::config::IdleArgs;
+use crate::processes::{find_all, times};
 use crate::report::{Align, Table};
 
 /// Shares of a core, in per cent, that the three services stay under together.
@@ -72,7 +69,11 @@ struct Sent {
 /// # Errors
 /// If a process is not there or ends meanwhile, or statements are not counted.
 pub async fn run(arguments: &IdleArgs) -> anyhow::Result<Report> {
-    let (services, servers) = (services(arguments)?, servers(arguments)?);
+    let processes = find_all(&arguments.pids)?;
+    for (name, _) in SERVICES {
+        let is_known = processes.iter().any(|process| process.name == name);
+        anyhow::ensure!(is_known, "{}_PID is not set", name.to_uppercase());
+    }
     let pool = sql::pool::connect(&arguments.database, "relayforge-perf")?;
     let client = pool.get().await.map_err(DbError::from)?;
     count_statements(&client).await?;
@@ -80,15 +81,9 @@ pub async fn run(arguments: &IdleArgs) -> anyhow::Result<Report> {
     tokio::time::sleep(SETTLE).await;
 
     let began = Instant::now();
-    let before = (
-        times(&services, &servers)?,
-        statement_counts(&client, &roles).await?,
-    );
+    let before = (times(&processes)?, statement_counts(&client, &roles).await?);
     tokio::time::sleep(Duration::from_secs(arguments.seconds.into())).await;
-    let after = (
-        times(&services, &servers)?,
-        statement_counts(&client, &roles).await?,
-    );
+    let after = (times(&processes)?, statement_counts(&client, &roles).await?);
     let window = began.elapsed();
 
     anyhow::ensure!(
@@ -105,56 +100,21 @@ pub async fn run(arguments: &IdleArgs) -> anyhow::Result<Report> {
             queries: statements.iter().filter(theirs).map(|sent| sent.calls).sum(),
         }
     };
-    let names = services.iter().chain(&servers).map(|(name, _)| *name);
+    let names = processes.iter().map(|process| process.name);
     let used = before
         .0
         .iter()
         .zip(&after.0)
         .map(|(before, after)| after.saturating_sub(*before));
-    let mut all: Vec<Usage> = names.zip(used).map(usage).collect();
+    let is_service = |usage: &Usage| SERVICES.iter().any(|(name, _)| *name == usage.name);
+    let (services, servers) = names.zip(used).map(usage).partition(is_service);
     Ok(Report {
         window,
-        servers: all.split_off(services.len()),
-        services: all,
+        services,
+        servers,
         statements,
-        debug_build: services.iter().any(|(_, process)| process.is_debug_build()),
+        debug_build: processes.iter().any(|process| process.is_debug_build()),
     })
-}
-
-fn services(arguments: &IdleArgs) -> anyhow::Result<Vec<(&'static str, Process)>> {
-    let pids = [arguments.api_pid, arguments.relay_pid, arguments.consumer_pid];
-    let find = |((name, _), pid): ((&'static str, &str), u32)| {
-        let variable = format!("{}_PID", name.to_uppercase());
-        let process = Process::find(pid, &format!("relayforge-{name}")).context(variable)?;
-        Ok((name, process))
-    };
-    SERVICES.into_iter().zip(pids).map(find).collect()
-}
-
-/// Those of the servers whose pids are known: one that a URL leads to has none here.
-fn servers(arguments: &IdleArgs) -> anyhow::Result<Vec<(&'static str, Process)>> {
-    let pids = [
-        ("PostgreSQL", "POSTGRES_PID", &arguments.postgres_pid),
-        ("RabbitMQ", "RABBITMQ_PID", &arguments.rabbitmq_pid),
-    ];
-    let known = pids.into_iter().filter(|(_, _, pid)| !pid.is_empty());
-    let find = |(name, variable, pid): (&'static str, &'static str, &String)| {
-        let process = pid.parse().map_err(anyhow::Error::from);
-        Ok((
-            name,
-            process.and_then(|pid| Process::find(pid, "")).context(variable)?,
-        ))
-    };
-    known.map(find).collect()
-}
-
-fn times(
-    services: &[(&'static str, Process)],
-    servers: &[(&'static str, Process)],
-) -> anyhow::Result<Vec<Duration>> {
-    let own = services.iter().map(|(_, process)| process.own_time());
-    own.chain(servers.iter().map(|(_, process)| process.family_time()))
-        .collect()
 }
 
 /// What was sent between two readings, the most frequent first.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sql::operators::find_events;
 use sql::{DbError, GenericClient};
 use uuid::Uuid;
@@ -22,7 +23,7 @@ pub struct Accepted {
 }
 
 /// The outcome of a comparison.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Comparison {
     /// Events that were answered 202.
     pub accepted: usize,

@@ -5,13 +5,20 @@
 //! stand by themselves. Errors are `anyhow` here, other than in the libraries of the services: every one of them ends as a line for
 //! the person who called.
 
+mod backlog;
 pub mod client;
 pub mod config;
 pub mod database;
 pub mod demo;
+pub mod drain;
 pub mod end_to_end;
+pub mod growth;
+pub mod hot_path;
 pub mod idle;
 pub mod ledger;
 pub mod load;
+pub mod plots;
+mod processes;
+mod progress;
 pub mod report;
 pub mod scenario;

@@ -5,11 +5,14 @@
     reason = "a command for people and scripts, which read its output"
 )]
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use perf::config::{Cli, Command};
-use perf::{database, demo, end_to_end, idle, load};
+use perf::{database, demo, drain, end_to_end, growth, hot_path, idle, load};
+use serde::Serialize;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,11 +52,31 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Ingest(arguments) => {
             let report = load::ingest(&arguments).await?;
+            write_json(arguments.json.as_deref(), &report)?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::Drain(arguments) => {
+            let report = drain::run(&arguments).await?;
+            write_json(arguments.json.as_deref(), &report)?;
             print!("{report}");
             Ok(report.is_right())
         }
         Command::EndToEnd(arguments) => {
             let report = end_to_end::run(&arguments).await?;
+            write_json(arguments.json.as_deref(), &report)?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::Growth(arguments) => {
+            let report = growth::run(&arguments).await?;
+            write_json(arguments.json.as_deref(), &report)?;
+            print!("{report}");
+            Ok(report.is_right())
+        }
+        Command::HotPath(arguments) => {
+            let report = hot_path::run(&arguments)?;
+            write_json(arguments.json.as_deref(), &report)?;
             print!("{report}");
             Ok(report.is_right())
         }
@@ -64,9 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Database(arguments) => {
             let report = database::run(&arguments).await?;
-            if let Some(file) = &arguments.json {
-                std::fs::write(file, serde_json::to_string_pretty(&report)?)?;
-            }
+            write_json(arguments.json.as_deref(), &report)?;
             if let Some(file) = &arguments.plans {
                 std::fs::write(file, report.all_plans())?;
             }
@@ -74,4 +95,10 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             Ok(report.is_right())
         }
     }
+}
+
+fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)?;
+    std::fs::write(file, text).with_context(|| format!("{} can't be written", file.display()))
 }

@@ -2,8 +2,6 @@
 //!
 //! Owns the fixtures and the three signature schemes from the sender's side. `client.rs` sends them.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use ring::hmac;
 use serde_json::{Map, Value};
 use sql::event::SourceKind;
@@ -156,35 +154,6 @@ fn hmac_hex(secret: &str, parts: &[&[u8]]) -> String {
         context.update(part);
     }
     hex::encode(context.sign())
-}
-
-/// Generic events with a body of their own each, numbered: what load is made of.
-#[derive(Debug)]
-pub struct Numbered {
-    run: String,
-    next: AtomicU32,
-}
-
-impl Default for Numbered {
-    fn default() -> Self {
-        Self {
-            run: Uuid::new_v4().simple().to_string()[..12].to_owned(),
-            next: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Numbered {
-    /// The next event; ids of one value and of two values never meet.
-    pub fn event(&self) -> Delivery {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let event_id = format!("load-{}-{number}", self.run);
-        let mut delivery = ORDER_CREATED.with_event_id(&event_id);
-        let body =
-            serde_json::json!({ "event": "load.tick", "data": { "number": number, "pad": "x".repeat(400) } });
-        delivery.body = body.to_string().into_bytes();
-        delivery
-    }
 }
 
 #[cfg(test)]

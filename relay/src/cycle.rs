@@ -13,6 +13,7 @@ use sql::outbox::{
 };
 use sql::pool::discard_idle;
 use sql::{DbError, Object, Pool};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -55,6 +56,9 @@ pub enum CycleError {
     Frozen,
 }
 
+/// Bodies of a claim, in bytes, at which `claim_outbox` cuts it off.
+const CLAIM_BYTES: usize = 4 << 20;
+
 /// What the cycles of one target share.
 #[derive(Debug)]
 pub struct Drain {
@@ -63,6 +67,8 @@ pub struct Drain {
     batch_items: u16,
     claim_timeout: Duration,
     low_water: Mutex<LowWaterMark>,
+    /// A claim was full: there may be work for one lane more.
+    more: Notify,
     metrics: RelayMetrics,
 }
 
@@ -81,6 +87,7 @@ impl Drain {
             batch_items,
             claim_timeout,
             low_water: Mutex::new(LowWaterMark::new(Instant::now())),
+            more: Notify::new(),
             metrics,
         }
     }
@@ -88,6 +95,11 @@ impl Drain {
     /// The target that is drained.
     pub fn target(&self) -> Target {
         self.target
+    }
+
+    /// Ends when a claim was full, and no further lane has been told so yet.
+    pub async fn more(&self) {
+        self.more.notified().await;
     }
 
     /// Claims what is due, publishes it and settles it; a probe takes one message.
@@ -120,6 +132,9 @@ impl Drain {
             return Ok(Cycle::Idle);
         };
         self.mark().claimed_to(last.next_attempt_at);
+        if !turn.is_probe() && is_full(&claimed, limit) {
+            self.more.notify_one();
+        }
         let (settlement, abandoned) = self.publish(&turn.publisher, &claimed, until).await;
         settle_outbox(&transaction, &settlement, BACKOFF_BASE, BACKOFF_CAP).await?;
         transaction.commit().await.map_err(DbError::from)?;
@@ -223,4 +238,10 @@ impl Drain {
     fn mark(&self) -> MutexGuard<'_, LowWaterMark> {
         self.low_water.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a claim may have left something behind.
+fn is_full(claimed: &[ClaimedMessage], limit: u16) -> bool {
+    let body = |message: &ClaimedMessage| message.event.as_ref().map_or(0, |event| event.body.len());
+    claimed.len() >= usize::from(limit) || claimed.iter().map(body).sum::<usize>() >= CLAIM_BYTES
 }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::cycle::Drain;
 use crate::kept::{KeptPublisher, keep};
-use crate::lanes::{Shared, run_lane};
+use crate::lanes::{Shared, run_first_lane, run_further_lane};
 use crate::metrics::RelayMetrics;
 use crate::rescue::{repair, sweep};
 use crate::sleeper::sleep_for_all;
@@ -108,9 +108,14 @@ fn start_lanes(
             Target::Retries | Target::Dlq => (1, work),
             Target::Events => (1, events),
         };
-        for _ in 0..count {
-            lanes.spawn(run_lane(Arc::clone(&drain), shared.clone(), publisher.clone()));
+        for _ in 1..count {
+            lanes.spawn(run_further_lane(
+                Arc::clone(&drain),
+                shared.clone(),
+                publisher.clone(),
+            ));
         }
+        lanes.spawn(run_first_lane(drain, shared.clone(), publisher.clone()));
     }
 }
 

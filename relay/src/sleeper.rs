@@ -23,7 +23,7 @@ const PAUSE_WHEN_DUE: Duration = Duration::from_millis(100);
 /// Bound of the last call, at the end.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How long the sleeper waits for all lanes; one that hangs on its broker must not hold up the others' wake-up.
+/// How long the sleeper waits for all first lanes; one that hangs on its broker must not hold up the others' wake-up.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Sleeps for all lanes until the relay stops.
@@ -51,7 +51,7 @@ pub(crate) async fn sleep_for_all(shared: Shared, config: Config) {
 /// Says that the relay sleeps, looks once more, waits until something is due or a writer notifies; again and again.
 /// Returns when the database fails.
 async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbError {
-    let lanes = usize::from(config.relay.inflight) + Target::ALL.len() - 1;
+    let lanes = Target::ALL.len();
     let mut listener = match Listener::connect(&config.database, OUTBOX_CHANNEL).await {
         Ok(listener) => listener,
         Err(error) => return error,

@@ -54,19 +54,44 @@ struct Part {
     retried: bool,
 }
 
-/// Commits a batch. What can't be passed whole is tried again in parts: by tenant, so that one tenant's held quota row
-/// stops nobody else; then, unless it is a lock that stands in the way, by halves, so that one bad webhook fails alone.
-pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
+/// Webhooks that are committed, and what became of each: their senders wait for it.
+#[must_use = "their senders wait"]
+#[derive(Default)]
+pub(super) struct Committed {
+    items: Vec<Pending>,
+    outcomes: Vec<Ingested>,
+}
+
+impl Committed {
+    /// Answers all of them.
+    pub(super) fn answer(self) {
+        for (pending, outcome) in self.items.into_iter().zip(self.outcomes) {
+            let _ = pending.answer.send(Ok(outcome));
+        }
+    }
+}
+
+/// Commits a batch, and leaves the answers to the last part of it to the caller; all others are given here. What can't be
+/// passed whole is tried again in parts: by tenant, so that one tenant's held quota row stops nobody else; then, unless it is a
+/// lock that stands in the way, by halves, so that one bad webhook fails alone.
+pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) -> Committed {
     let deadline = Instant::now() + shared.config.deadline();
     let mut in_flight = InFlight::of(&shared.queue, &batch);
     let batch = shared.locked.refuse(batch);
+    let mut committed = Committed::default();
     if batch.is_empty() {
-        return;
+        return committed;
     }
     let client = match timeout_at(deadline, shared.pool.get()).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return give_up(shared, batch, &error.to_string()),
-        Err(_) => return give_up(shared, batch, "no connection in time"),
+        Ok(Err(error)) => {
+            give_up(shared, batch, &error.to_string());
+            return committed;
+        }
+        Err(_) => {
+            give_up(shared, batch, "no connection in time");
+            return committed;
+        }
     };
     // Once it has answered anything, a database that is late is busy, not away.
     let mut answered = false;
@@ -85,9 +110,8 @@ pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
                     shared.committed.notify_one();
                 }
                 in_flight.landed(&part.items);
-                for (pending, outcome) in part.items.into_iter().zip(outcomes) {
-                    let _ = pending.answer.send(Ok(outcome));
-                }
+                let items = part.items;
+                std::mem::replace(&mut committed, Committed { items, outcomes }).answer();
             }
             Ok(Err(error)) if !error.is_unavailable() => {
                 answered = true;
@@ -98,14 +122,16 @@ pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) {
                 drop(Object::take(client));
                 let rest = parts.into_iter().flat_map(|part| part.items);
                 let rest = part.items.into_iter().chain(rest).collect();
-                return match failed {
+                match failed {
                     Ok(Err(error)) => give_up(shared, rest, &error.to_string()),
                     _ if answered => refuse_all(rest, LATE),
                     _ => give_up(shared, rest, "no answer in time"),
-                };
+                }
+                break;
             }
         }
     }
+    committed
 }
 
 async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result<Vec<Ingested>, DbError> {

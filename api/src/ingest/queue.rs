@@ -36,6 +36,8 @@ struct State {
     /// Tenants of the batches that are being committed. The quota row would have another lane wait for them anyway, and
     /// time out behind our own transaction.
     in_flight: HashSet<Uuid>,
+    /// Batches that are being committed.
+    busy: usize,
 }
 
 /// The queue that all lanes take from.
@@ -43,6 +45,8 @@ pub(super) struct Queue {
     bounds: Bounds,
     state: Mutex<State>,
     arrived: Notify,
+    /// Something waits while a batch is being committed: another lane may be needed.
+    stalled: Notify,
 }
 
 impl Queue {
@@ -56,6 +60,7 @@ impl Queue {
             },
             state: Mutex::default(),
             arrived: Notify::new(),
+            stalled: Notify::new(),
         }
     }
 
@@ -75,14 +80,23 @@ impl Queue {
         }
         state.bytes = bytes;
         state.items.push_back(pending);
+        let may_stall = state.busy > 0 && state.items.len() == 1;
         drop(state);
         self.arrived.notify_one();
+        if may_stall {
+            self.stalled.notify_one();
+        }
         Ok(())
     }
 
     /// Ends when something has come since the last time.
     pub(super) async fn arrival(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Ends when something waits while a batch is being committed, and nobody has been told so yet.
+    pub(super) async fn stall(&self) {
+        self.stalled.notified().await;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -127,6 +141,12 @@ impl Queue {
         state
             .in_flight
             .extend(batch.iter().map(|pending| pending.webhook.tenant_id));
+        if !batch.is_empty() {
+            state.busy += 1;
+            if !state.items.is_empty() {
+                self.stalled.notify_one();
+            }
+        }
         batch
     }
 
@@ -173,6 +193,7 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
+        state.busy = state.busy.saturating_sub(1);
         for tenant in &self.tenants {
             state.in_flight.remove(tenant);
         }

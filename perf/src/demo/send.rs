@@ -66,7 +66,7 @@ pub async fn send(target: &Target) -> anyhow::Result<Report> {
     let state = State::load(&target.state)?;
     let pool = sql::pool::connect(&target.database, "relayforge-perf")?;
     let client = pool.get().await.map_err(DbError::from)?;
-    let tenant_id = find_tenant(&client).await?;
+    let tenant_id = find_tenant(&client, TENANT).await?;
     let since = Utc::now() - CLOCK_SKEW;
     let sender = Client::new(&target.url)?;
     let mut sent = Vec::new();

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ring::digest::{SHA256, digest};
 use sql::config::{
-    NewSource, StoredSecret, add_secret, create_source, create_tenant, load_secrets, load_tenants, new_id,
+    NewSource, StoredSecret, add_secret, create_source, create_tenant, load_secrets,
+    load_tenants as all_tenants, new_id,
 };
 use sql::event::SourceKind;
 use sql::operators::create_admin_key;
@@ -68,7 +69,7 @@ pub async fn setup(target: &Target) -> anyhow::Result<Setup> {
     let client = pool.get().await.map_err(DbError::from)?;
     // Kept before it is used: a secret that only the database knows would be of no use to anybody.
     let state = State::load_or_make(&target.state)?;
-    let (tenant_id, mut changed) = demo_tenant(&client).await?;
+    let (tenant_id, mut changed) = tenant(&client, TENANT, "Demo").await?;
     changed |= made(create_source(&client, chaos()).await)?;
     changed |= add_missing_secrets(&client, &keys, tenant_id, &state).await?;
     for (role, key) in [
@@ -86,24 +87,43 @@ pub async fn setup(target: &Target) -> anyhow::Result<Setup> {
     })
 }
 
-/// The demo tenant's id, and whether it was just made.
-async fn demo_tenant(client: &impl GenericClient) -> anyhow::Result<(Uuid, bool)> {
-    match create_tenant(client, TENANT, "Demo", None).await {
+/// Slugs of so many tenants that load is spread over, made as far as they are missing, with the demo tenant's secrets. A
+/// running API knows of them when this returns.
+///
+/// # Errors
+/// As of [`setup`].
+pub(crate) async fn load_tenants(target: &Target, state: &State, count: u32) -> anyhow::Result<Vec<String>> {
+    let keys = MasterKeys::new(&target.master_key, []).context("SECRETS__MASTER_KEY")?;
+    let pool = sql::pool::connect(&target.database, "relayforge-perf").context("DATABASE__URL")?;
+    let client = pool.get().await.map_err(DbError::from)?;
+    let (mut slugs, mut changed) = (Vec::new(), false);
+    for number in 0..count {
+        let slug = format!("load-{number}");
+        let (tenant_id, is_new) = tenant(&client, &slug, "Load").await?;
+        changed |= is_new | add_missing_secrets(&client, &keys, tenant_id, state).await?;
+        slugs.push(slug);
+    }
+    if changed {
+        tokio::time::sleep(LIVE_AFTER).await;
+    }
+    Ok(slugs)
+}
+
+/// A tenant's id, and whether it was just made.
+async fn tenant(client: &impl GenericClient, slug: &str, name: &str) -> anyhow::Result<(Uuid, bool)> {
+    match create_tenant(client, slug, name, None).await {
         Ok(id) => Ok((id, true)),
-        Err(DbError::Conflict(_)) => Ok((find_tenant(client).await?, false)),
+        Err(DbError::Conflict(_)) => Ok((find_tenant(client, slug).await?, false)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The demo tenant's id.
-///
-/// # Errors
-/// If it was never made.
-pub(crate) async fn find_tenant(client: &impl GenericClient) -> anyhow::Result<Uuid> {
-    let tenants = load_tenants(client).await?;
-    let demo = tenants.iter().find(|tenant| tenant.slug == TENANT);
-    demo.map(|tenant| tenant.id)
-        .context("there is no tenant \"demo\": run relayforge-perf demo --setup")
+pub(super) async fn find_tenant(client: &impl GenericClient, slug: &str) -> anyhow::Result<Uuid> {
+    let tenants = all_tenants(client).await?;
+    let found = tenants.iter().find(|tenant| tenant.slug == slug);
+    found
+        .map(|tenant| tenant.id)
+        .with_context(|| format!("there is no tenant \"{slug}\""))
 }
 
 fn chaos() -> NewSource<'static> {

@@ -152,6 +152,8 @@ async fn the_demo_is_right_when_all_runs_and_says_what_is_wrong_when_not() {
             "4",
             "--requests",
             "60",
+            "--warmup",
+            "0",
             "--rate",
             "500",
         ],

@@ -9,6 +9,10 @@
 -- Locks, in this order: quota rows by tenant, replay rows by key, ledger rows by digest; then only inserts. A quota row
 -- held by somebody else ends in 55P03 after the role's lock_timeout, and the API retries tenant by tenant.
 -- The id of a delivery is made before it is known to be new: the ledger row that carries it names the fresh one.
+--
+-- What nearly every batch is (new events of tenants and sources that exist, with room in the quota) takes the short way:
+-- an array that is null stands for "none", and v_outcomes for "all accepted". Elements are reached by their subscript, because
+-- unnest copies all of an array on each pass. Plans are generic: planning anew cost more than running.
 create function relayforge.ingest_webhooks(
   p_tenant_ids uuid[],
   p_sources text[],
@@ -31,62 +35,81 @@ set search_path = store, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
   -- Differing bodies of duplicates that are kept of one event: they cost no quota, so they need a bound of their own.
   c_bodies_per_event constant integer := 16;
+  v_count constant integer := cardinality(p_tenant_ids);
+  v_stamp constant text := relayforge.uuid7_stamp(p_now);
   v_day constant date := (p_now at time zone 'UTC')::date;
   v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
-  v_id_floor constant uuid := relayforge.uuid7_floor(p_now - p_dedup_window);
-  v_hash_floor constant uuid := relayforge.uuid7_floor(p_now - p_hash_window);
+  v_id_floor constant uuid := rpad(relayforge.uuid7_stamp(p_now - p_dedup_window), 32, '0');
+  v_hash_floor constant uuid := rpad(relayforge.uuid7_stamp(p_now - p_hash_window), 32, '0');
   -- One element per webhook, in arrival order.
   v_ids uuid[];
   v_new_job_ids uuid[];
   v_hashes bytea[];
-  v_refusals text[];
   v_dedup_keys text[];
   v_digests bytea[];
   v_by_hash boolean[];
+  v_job_kinds text[];
+  v_event_ids uuid[];
+  v_job_ids uuid[];
+  -- The same; null where no webhook has one.
+  v_refusals text[];
   v_replay_keys text[];
   v_replay_policies text[];
-  v_job_kinds text[];
   v_fanouts boolean[];
-  v_event_ids uuid[];
+  -- The same; null where each webhook is fresh, and accepted.
   v_fresh boolean[];
-  v_stored_timestamps timestamptz[];
   v_outcomes text[];
-  v_job_ids uuid[];
-  -- Sets.
+  v_stored_timestamps timestamptz[];
+  -- Tenants whose quota is charged, with their rows of today.
   v_tenants uuid[];
-  v_over_quota uuid[];
-  v_quota_tenants uuid[];
   v_quota_rows tid[];
   v_quota_used bigint[];
-  v_quota_exceeded boolean;
+  v_quotas bigint[];
+  -- Sets and numbers.
+  v_over_quota uuid[];
   v_held uuid[];
+  v_keys integer;
+  v_put integer;
+  v_known boolean := false;
+  v_exceeded boolean;
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
-  select array_agg(q.id), array_agg(q.job_id), array_agg(q.body_sha256), array_agg(q.refusal), array_agg(q.dedup_key),
+  select array_agg(q.id), array_agg(q.job_id), array_agg(q.body_sha256), array_agg(q.dedup_key),
          array_agg(relayforge.dedup_digest(q.tenant_id, q.source, q.dedup_key)),
-         array_agg(q.by_hash), array_agg(q.replay_key), array_agg(q.replay_policy), array_agg(q.job_kind), array_agg(q.fanout)
-    into v_ids, v_new_job_ids, v_hashes, v_refusals, v_dedup_keys,
-         v_digests,
-         v_by_hash, v_replay_keys, v_replay_policies, v_job_kinds, v_fanouts
+         array_agg(q.by_hash), array_agg(q.job_kind), count(q.dedup_key),
+         case when bool_or(q.refusal is not null) then array_agg(q.refusal) end,
+         case when bool_or(q.replay_key is not null) then array_agg(q.replay_key) end,
+         case when bool_or(q.replay_key is not null) then array_agg(q.replay_policy) end,
+         case when bool_or(q.fanout) then array_agg(q.fanout) end
+    into v_ids, v_new_job_ids, v_hashes, v_dedup_keys, v_digests, v_by_hash, v_job_kinds, v_keys,
+         v_refusals, v_replay_keys, v_replay_policies, v_fanouts
     from (
-      select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout,
-             relayforge.uuid7(p_now, i.ord::integer) as id,
-             relayforge.uuid7(p_now, i.ord::integer) as job_id,
-             sha256(i.body) as body_sha256,
+      select i.tenant_id, i.source, r.refusal, s.replay_policy, s.job_kind, s.fanout, i.body_sha256,
+             relayforge.uuid7_of(v_stamp, i.ord, substr(i.random, 20)) as id,
+             -- The other half of the same random digits: making them costs more than all else here.
+             relayforge.uuid7_of(v_stamp, i.ord, substr(i.random, 20, 1) || substr(i.random, 16, 3) || substr(i.random, 1, 8)
+                                                 || substr(i.random, 10, 4)) as job_id,
              i.provider_event_id is null as by_hash,
              case
                when r.refusal is not null or s.dedup = 'none' then null
                when i.provider_event_id is not null then 'provider:' || i.provider_event_id
-               else 'hash:' || encode(sha256(i.body), 'hex')
+               else 'hash:' || encode(i.body_sha256, 'hex')
              end as dedup_key,
              case when r.refusal is null and s.replay_policy <> 'absorb' then i.provider_event_id end as replay_key
-        from unnest(p_tenant_ids, p_sources, p_provider_event_ids, p_bodies)
-               with ordinality as i(tenant_id, source, provider_event_id, body, ord)
+        from (
+          select g.ord, p_tenant_ids[g.ord] as tenant_id, p_sources[g.ord] as source,
+                 p_provider_event_ids[g.ord] as provider_event_id, sha256(p_bodies[g.ord]) as body_sha256,
+                 gen_random_uuid()::text as random
+            from generate_series(1, v_count) as g(ord)
+          -- A subquery of its own, so that each is made once.
+          offset 0
+        ) i
         left join tenants t on t.id = i.tenant_id
         left join sources s on s.name = i.source
        cross join lateral (
@@ -100,142 +123,180 @@ begin
        order by i.ord
     ) q;
 
-  -- Not beside the others: newer servers sort the input of all aggregates for one that asks for an order.
-  select array_agg(distinct i.tenant_id order by i.tenant_id) into v_tenants
-    from unnest(p_tenant_ids, v_refusals) i(tenant_id, refusal)
-   where i.refusal is null;
-
-  -- Quota rows, made if this is the tenant's first batch of the day, then locked in tenant order. Each is looked for once,
-  -- and from the end of its key (a day between itself and itself, so that the order is not lost on the planner): beside
-  -- an old snapshot a busy tenant's row has thousands of dead versions, and the last is the one that lives.
-  insert into tenant_daily_quota_usage (tenant_id, day, used)
-  select t.tenant_id, v_day, 0
-    from unnest(v_tenants) t(tenant_id)
-   where (select u.used from tenant_daily_quota_usage u
-           where u.tenant_id = t.tenant_id and u.day between v_day and v_day
-           order by u.day desc limit 1) is null
-  on conflict do nothing;
-  select array_agg(q.tenant_id), array_agg(q.ctid), array_agg(q.used) into v_quota_tenants, v_quota_rows, v_quota_used
-    from (
-      select t.tenant_id, u.ctid, u.used
-        from unnest(v_tenants) with ordinality as t(tenant_id, ord)
-       cross join lateral (
-         select u.ctid, u.used from tenant_daily_quota_usage u
-          where u.tenant_id = t.tenant_id and u.day between v_day and v_day
-          order by u.day desc limit 1
-            for no key update
-       ) u
-       order by t.ord
-    ) q;
+  -- Quota rows, locked in tenant order, and made before if this is a tenant's first batch of the day. Each is looked for
+  -- once, and from the end of its key (a day between itself and itself, so that the order is not lost on the planner):
+  -- beside an old snapshot a busy tenant's row has thousands of dead versions, and the last is the one that lives.
+  loop
+    select array_agg(q.tenant_id), array_agg(q.ctid), array_agg(q.used), array_agg(q.quota)
+      into v_tenants, v_quota_rows, v_quota_used, v_quotas
+      from (
+        select i.tenant_id, u.ctid, u.used, coalesce(t.daily_quota, p_default_daily_quota) as quota
+          from (
+            select distinct p_tenant_ids[g.ord] as tenant_id
+              from generate_series(1, v_count) as g(ord)
+             where v_refusals is null or v_refusals[g.ord] is null
+             order by 1
+          ) i
+          join tenants t on t.id = i.tenant_id
+          left join lateral (
+            select u.ctid, u.used from tenant_daily_quota_usage u
+             where u.tenant_id = i.tenant_id and u.day between v_day and v_day
+             order by u.day desc limit 1
+               for no key update
+          ) u on true
+         order by i.tenant_id
+      ) q;
+    exit when array_position(v_quota_rows, null) is null;
+    insert into tenant_daily_quota_usage (tenant_id, day, used)
+    select i.tenant_id, v_day, 0
+      from unnest(v_tenants, v_quota_rows) as i(tenant_id, row)
+     where i.row is null
+     order by i.tenant_id
+    on conflict do nothing;
+  end loop;
 
   -- Replay rows of events that are known already.
-  if array_length(array_remove(v_replay_keys, null), 1) > 0 then
+  if v_replay_keys is not null then
     perform 1
        from unnest(p_tenant_ids, p_sources, v_replay_keys) i(tenant_id, source, replay_key)
        join stripe_event_idempotency r
          on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
       order by r.tenant_id, r.source, r.provider_event_id
         for no key update of r;
+    v_known := found;
   end if;
 
   -- The ledger, in digest order. Our id goes in where the key is free or expired; a live row stays as it is, but locked,
   -- so that it is neither purged nor missed. Only the first delivery of a key within the batch takes part.
-  insert into dedup_ledger as l (digest, event_id, by_hash)
-  select distinct on (i.digest) i.digest, coalesce(r.event_id, i.id), i.by_hash
-    from unnest(p_tenant_ids, p_sources, v_replay_keys, v_digests, v_ids, v_by_hash)
-           with ordinality as i(tenant_id, source, replay_key, digest, id, by_hash, ord)
-    left join stripe_event_idempotency r
-      on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
-     and r.event_id >= v_id_floor
-   where i.digest is not null
-   order by i.digest, i.ord
-  on conflict (digest) do update
-     set event_id = excluded.event_id, duplicates = 0, by_hash = excluded.by_hash
-   where l.event_id < case when l.by_hash then v_hash_floor else v_id_floor end;
+  with put as (
+    insert into dedup_ledger as l (digest, event_id, by_hash)
+    select distinct on (i.digest) i.digest, coalesce(r.event_id, i.id), i.by_hash
+      from (
+        select v_digests[g.ord] as digest, v_ids[g.ord] as id, v_by_hash[g.ord] as by_hash, g.ord
+          from generate_series(1, v_count) as g(ord)
+        offset 0
+      ) i
+      left join lateral (
+        select r.event_id
+          from stripe_event_idempotency r
+         where v_known
+           and r.tenant_id = p_tenant_ids[i.ord] and r.source = p_sources[i.ord] and r.provider_event_id = v_replay_keys[i.ord]
+           and r.event_id >= v_id_floor
+      ) r on true
+     where i.digest is not null
+     order by i.digest, i.ord
+    on conflict (digest) do update
+       set event_id = excluded.event_id, duplicates = 0, by_hash = excluded.by_hash
+     where l.event_id < case when l.by_hash then v_hash_floor else v_id_floor end
+    returning 1
+  )
+  select count(*) into v_put from put;
 
-  -- Who is fresh, and which event the others belong to. In a statement of its own, because only a new snapshot sees
-  -- what a concurrent delivery has committed while we waited for its lock.
-  select array_agg(q.event_id), array_agg(q.fresh), array_agg(q.signature_timestamp)
-    into v_event_ids, v_fresh, v_stored_timestamps
-    from (
-      select coalesce(r.event_id, l.event_id, i.id) as event_id,
-             i.refusal is null and r.event_id is null and coalesce(l.event_id, i.id) = i.id as fresh,
-             r.signature_timestamp
-        from unnest(p_tenant_ids, p_sources, v_replay_keys, v_digests, v_ids, v_refusals)
-               with ordinality as i(tenant_id, source, replay_key, digest, id, refusal, ord)
-        left join dedup_ledger l on l.digest = i.digest
-        left join stripe_event_idempotency r
-          on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
-         and r.event_id >= v_id_floor
-       order by i.ord
-    ) q;
+  -- Every key was free: each is fresh, but for those refused.
+  v_event_ids := v_ids;
+  if v_known or v_put < v_keys then
+    -- Who is fresh, and which event the others belong to. In a statement of its own, because only a new snapshot sees
+    -- what a concurrent delivery has committed while we waited for its lock.
+    select array_agg(q.event_id), array_agg(q.fresh), array_agg(q.signature_timestamp)
+      into v_event_ids, v_fresh, v_stored_timestamps
+      from (
+        select coalesce(r.event_id, l.event_id, i.id) as event_id,
+               i.refusal is null and r.event_id is null and coalesce(l.event_id, i.id) = i.id as fresh,
+               r.signature_timestamp
+          from unnest(p_tenant_ids, p_sources, v_replay_keys, v_digests, v_ids, v_refusals)
+                 with ordinality as i(tenant_id, source, replay_key, digest, id, refusal, ord)
+          left join dedup_ledger l on l.digest = i.digest
+          left join stripe_event_idempotency r
+            on r.tenant_id = i.tenant_id and r.source = i.source and r.provider_event_id = i.replay_key
+           and r.event_id >= v_id_floor
+         order by i.ord
+      ) q;
+  elsif v_refusals is not null then
+    select array_agg(v_refusals[g.ord] is null order by g.ord) into v_fresh from generate_series(1, v_count) as g(ord);
+  end if;
 
   -- Fresh events over the tenant's quota, by arrival: held, where its policy is that and a second quota has room, or
   -- refused; the keys of those are given back. Nearly always there is room for all, and nobody has to be told apart.
-  select bool_or(u.used + f.fresh > coalesce(t.daily_quota, p_default_daily_quota)) into v_quota_exceeded
-    from (select i.tenant_id, count(*) as fresh from unnest(p_tenant_ids, v_fresh) i(tenant_id, fresh) where i.fresh group by i.tenant_id) f
-    join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = f.tenant_id
-    join tenants t on t.id = f.tenant_id;
-  if v_quota_exceeded then
+  if v_fresh is null and cardinality(v_tenants) = 1 then
+    v_exceeded := v_quota_used[1] + v_count > v_quotas[1];
+  else
+    select bool_or(u.used + f.fresh > u.quota) into v_exceeded
+      from (
+        select p_tenant_ids[g.ord] as tenant_id, count(*) as fresh
+          from generate_series(1, v_count) as g(ord)
+         where v_fresh is null or v_fresh[g.ord]
+         group by 1
+      ) f
+      join unnest(v_tenants, v_quota_used, v_quotas) u(tenant_id, used, quota) on u.tenant_id = f.tenant_id;
+  end if;
+  if v_exceeded then
     select array_agg(q.event_id) filter (where q.over > q.may_hold),
            array_agg(q.event_id) filter (where q.over between 1 and q.may_hold)
       into v_over_quota, v_held
       from (
         select i.event_id,
-               row_number() over (partition by i.tenant_id order by i.ord) + u.used - n.quota as over,
-               case t.quota_policy when 'hold' then n.quota else 0 end as may_hold
-          from unnest(p_tenant_ids, v_event_ids, v_fresh) with ordinality as i(tenant_id, event_id, fresh, ord)
+               row_number() over (partition by i.tenant_id order by i.ord) + u.used - u.quota as over,
+               case t.quota_policy when 'hold' then u.quota else 0 end as may_hold
+          from (
+            select g.ord, p_tenant_ids[g.ord] as tenant_id, v_event_ids[g.ord] as event_id
+              from generate_series(1, v_count) as g(ord)
+             where v_fresh is null or v_fresh[g.ord]
+          ) i
           join tenants t on t.id = i.tenant_id
-         cross join lateral (select coalesce(t.daily_quota, p_default_daily_quota) as quota) n
-          join unnest(v_quota_tenants, v_quota_used) u(tenant_id, used) on u.tenant_id = i.tenant_id
-         where i.fresh
+          join unnest(v_tenants, v_quota_used, v_quotas) u(tenant_id, used, quota) on u.tenant_id = i.tenant_id
+      ) q;
+    if v_over_quota is not null then
+      delete from dedup_ledger l
+       using unnest(v_digests, v_event_ids) i(digest, event_id)
+       where l.digest = i.digest and l.event_id = i.event_id and i.event_id = any (v_over_quota);
+    end if;
+  end if;
+
+  if v_fresh is not null or v_over_quota is not null then
+    select array_agg(q.outcome) into v_outcomes
+      from (
+        select case
+                 when i.refusal is not null then i.refusal
+                 when i.event_id = any (v_over_quota) then 'over_quota'
+                 when coalesce(i.fresh, true) then 'accepted'
+                 when i.replay_key is null then 'duplicate'
+                 when i.replay_policy = 'reject_all' then 'replay'
+                 when coalesce(i.signed_at, '-infinity') <= greatest(
+                        i.stored_at,
+                        max(coalesce(i.signed_at, '-infinity')) over (
+                          partition by i.event_id order by i.ord rows between unbounded preceding and 1 preceding))
+                   then 'replay'
+                 else 'duplicate'
+               end as outcome
+          from unnest(v_event_ids, v_refusals, v_fresh, v_replay_keys, v_replay_policies, p_signature_timestamps, v_stored_timestamps)
+                 with ordinality as i(event_id, refusal, fresh, replay_key, replay_policy, signed_at, stored_at, ord)
+         order by i.ord
       ) q;
   end if;
-  if v_over_quota is not null then
-    delete from dedup_ledger l
-     using unnest(v_digests, v_event_ids, v_fresh) i(digest, event_id, fresh)
-     where l.digest = i.digest and i.fresh and i.event_id = any (v_over_quota);
-  end if;
-
-  select array_agg(q.outcome) into v_outcomes
-    from (
-      select case
-               when i.refusal is not null then i.refusal
-               when i.event_id = any (v_over_quota) then 'over_quota'
-               when i.fresh then 'accepted'
-               when i.replay_key is null then 'duplicate'
-               when i.replay_policy = 'reject_all' then 'replay'
-               when coalesce(i.signed_at, '-infinity') <= greatest(
-                      i.stored_at,
-                      max(coalesce(i.signed_at, '-infinity')) over (
-                        partition by i.event_id order by i.ord rows between unbounded preceding and 1 preceding))
-                 then 'replay'
-               else 'duplicate'
-             end as outcome
-        from unnest(v_refusals, v_event_ids, v_fresh, v_replay_keys, v_replay_policies, p_signature_timestamps, v_stored_timestamps)
-               with ordinality as i(refusal, event_id, fresh, replay_key, replay_policy, signed_at, stored_at, ord)
-       order by i.ord
-    ) q;
 
   -- By the place where each row was locked: nobody else can have moved it.
-  update tenant_daily_quota_usage u
-     set used = u.used + q.accepted
-    from (
-      select i.tenant_id, count(*) as accepted
-        from unnest(p_tenant_ids, v_outcomes) i(tenant_id, outcome)
-       where i.outcome = 'accepted'
-       group by i.tenant_id
-    ) q
-    join unnest(v_quota_tenants, v_quota_rows) k(tenant_id, ctid) on k.tenant_id = q.tenant_id
-   where u.ctid = k.ctid;
+  if v_outcomes is null and cardinality(v_tenants) = 1 then
+    update tenant_daily_quota_usage u set used = u.used + v_count where u.ctid = v_quota_rows[1];
+  else
+    update tenant_daily_quota_usage u
+       set used = u.used + q.accepted
+      from (
+        select p_tenant_ids[g.ord] as tenant_id, count(*) as accepted
+          from generate_series(1, v_count) as g(ord)
+         where v_outcomes is null or v_outcomes[g.ord] = 'accepted'
+         group by 1
+      ) q
+      join unnest(v_tenants, v_quota_rows) k(tenant_id, ctid) on k.tenant_id = q.tenant_id
+     where u.ctid = k.ctid;
+  end if;
 
   -- The newest signature of each event whose source rejects replays.
-  if array_length(array_remove(v_replay_keys, null), 1) > 0 then
+  if v_replay_keys is not null then
     insert into stripe_event_idempotency as r (tenant_id, source, provider_event_id, event_id, signature_timestamp)
     select i.tenant_id, i.source, i.replay_key, i.event_id, max(coalesce(i.signed_at, '-infinity'))
       from unnest(p_tenant_ids, p_sources, v_replay_keys, v_event_ids, p_signature_timestamps, v_outcomes)
              as i(tenant_id, source, replay_key, event_id, signed_at, outcome)
-     where i.replay_key is not null and i.outcome in ('accepted', 'duplicate')
+     where i.replay_key is not null and coalesce(i.outcome, 'accepted') in ('accepted', 'duplicate')
      group by i.tenant_id, i.source, i.replay_key, i.event_id
      order by i.tenant_id, i.source, i.replay_key
     on conflict (tenant_id, source, provider_event_id) do update
@@ -262,38 +323,59 @@ begin
 
   insert into webhook_inbox (id, event_id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
                              headers, signature_timestamp, secret_id, correlation_id, trace_context)
-  select i.id, i.id, i.tenant_id, i.source, i.provider_event_id, i.event_type, i.body, i.body_sha256,
-         i.headers, i.signed_at, i.secret_id, i.correlation_id, i.trace_context
-    from unnest(v_ids, p_tenant_ids, p_sources, p_provider_event_ids, p_event_types, p_bodies, v_hashes,
-                p_headers, p_signature_timestamps, p_secret_ids, p_correlation_ids, p_trace_contexts, v_outcomes)
-           as i(id, tenant_id, source, provider_event_id, event_type, body, body_sha256,
-                headers, signed_at, secret_id, correlation_id, trace_context, outcome)
-   where i.outcome = 'accepted';
+  select v_ids[g.ord], v_ids[g.ord], p_tenant_ids[g.ord], p_sources[g.ord], p_provider_event_ids[g.ord], p_event_types[g.ord],
+         p_bodies[g.ord], v_hashes[g.ord], p_headers[g.ord], p_signature_timestamps[g.ord], p_secret_ids[g.ord],
+         p_correlation_ids[g.ord], p_trace_contexts[g.ord]
+    from generate_series(1, v_count) as g(ord)
+   where v_outcomes is null or v_outcomes[g.ord] = 'accepted';
 
-  with made as (
-    insert into jobs (id, event_id, tenant_id, source, kind, event_type, dedup_key, correlation_id)
-    select i.job_id, i.id, i.tenant_id, i.source, i.job_kind, i.event_type, i.dedup_key, i.correlation_id
-      from unnest(v_new_job_ids, v_ids, p_tenant_ids, p_sources, v_job_kinds, p_event_types, v_dedup_keys, p_correlation_ids, v_outcomes)
-             as i(job_id, id, tenant_id, source, job_kind, event_type, dedup_key, correlation_id, outcome)
-     where i.outcome = 'accepted'
-    returning id, event_id, tenant_id
-  ), opened as (
+  insert into jobs (id, event_id, tenant_id, source, kind, event_type, dedup_key, correlation_id)
+  select v_new_job_ids[g.ord], v_ids[g.ord], p_tenant_ids[g.ord], p_sources[g.ord], v_job_kinds[g.ord], p_event_types[g.ord],
+         v_dedup_keys[g.ord], p_correlation_ids[g.ord]
+    from generate_series(1, v_count) as g(ord)
+   where v_outcomes is null or v_outcomes[g.ord] = 'accepted';
+
+  if v_held is null then
     insert into open_jobs (job_id, tenant_id, state, attempt, due_at)
-    select m.id, m.tenant_id, case when m.event_id = any (v_held) then 'held' else 'queued' end, 1,
-           case when m.event_id = any (v_held) then v_midnight else p_now end
-      from made m
-  )
-  insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-  select relayforge.uuid7(p_now, 0), case when m.event_id = any (v_held) then 'retries' else 'jobs' end, m.id, m.event_id, 1,
-         case when m.event_id = any (v_held) then v_midnight else p_now end
-    from made m;
-
-  if true = any (v_fanouts) then
+    select v_new_job_ids[g.ord], p_tenant_ids[g.ord], 'queued', 1, p_now
+      from generate_series(1, v_count) as g(ord)
+     where v_outcomes is null or v_outcomes[g.ord] = 'accepted';
     insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
-    select relayforge.uuid7(p_now, i.ord::integer), 'events', i.job_id, i.event_id, 1,
-           case when i.event_id = any (v_held) then v_midnight else p_now end
-      from unnest(v_new_job_ids, v_event_ids, v_fanouts, v_outcomes) with ordinality as i(job_id, event_id, fanout, outcome, ord)
-     where i.outcome = 'accepted' and i.fanout;
+    -- A job's first message has the job's id.
+    select v_new_job_ids[g.ord], 'jobs', v_new_job_ids[g.ord], v_ids[g.ord], 1, p_now
+      from generate_series(1, v_count) as g(ord)
+     where v_outcomes is null or v_outcomes[g.ord] = 'accepted';
+  else
+    with made as (
+      insert into open_jobs (job_id, tenant_id, state, attempt, due_at)
+      select i.job_id, i.tenant_id, h.state, 1, h.due_at
+        from unnest(v_new_job_ids, p_tenant_ids, v_ids, v_outcomes) as i(job_id, tenant_id, id, outcome)
+       cross join lateral (
+         select case when i.id = any (v_held) then 'held' else 'queued' end as state,
+                case when i.id = any (v_held) then v_midnight else p_now end as due_at
+       ) h
+       where coalesce(i.outcome, 'accepted') = 'accepted'
+      returning job_id, state, due_at
+    )
+    insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+    select relayforge.uuid7_of(v_stamp, i.ord::integer), case m.state when 'held' then 'retries' else 'jobs' end, m.job_id, i.id, 1, m.due_at
+      from made m
+      join unnest(v_new_job_ids, v_ids) with ordinality as i(job_id, id, ord) on i.job_id = m.job_id;
+  end if;
+
+  if v_fanouts is not null then
+    insert into outbox_messages (id, target, job_id, event_id, attempt, next_attempt_at)
+    select relayforge.uuid7_of(v_stamp, g.ord), 'events', v_new_job_ids[g.ord], v_ids[g.ord], 1,
+           case when v_ids[g.ord] = any (v_held) then v_midnight else p_now end
+      from generate_series(1, v_count) as g(ord)
+     where v_fanouts[g.ord] and (v_outcomes is null or v_outcomes[g.ord] = 'accepted');
+  end if;
+
+  if v_outcomes is null then
+    return query
+    select 'accepted', v_ids[g.ord], v_ids[g.ord], v_new_job_ids[g.ord], null::integer
+      from generate_series(1, v_count) as g(ord);
+    return;
   end if;
 
   if 'duplicate' = any (v_outcomes) then

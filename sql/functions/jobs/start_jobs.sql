@@ -24,6 +24,7 @@ set search_path = store, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -32,6 +33,8 @@ declare
   v_poisoned uuid[];
   v_locked uuid[];
   v_started uuid[];
+  v_first uuid;
+  v_last uuid;
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
 
@@ -78,6 +81,9 @@ begin
   )
   select coalesce(array_agg(s.job_id), '{}') into v_started from started s;
 
+  -- The partitions of jobs between the first and the last are all that is opened.
+  select i.job_id into v_first from unnest(v_started) i(job_id) order by i.job_id limit 1;
+  select i.job_id into v_last from unnest(v_started) i(job_id) order by i.job_id desc limit 1;
   return query
   select case when i.outcome = 'started' and i.run_id is null then 'locked' else i.outcome end, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
          j.event_id, j.event_type, e.provider_event_id, j.correlation_id, e.headers, e.body, e.trace_context
@@ -85,7 +91,7 @@ begin
       select u.job_id, u.outcome, case when u.job_id = any (v_started) then u.run_id end as run_id, u.ord
         from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as u(job_id, outcome, run_id, ord)
     ) i
-    left join jobs j on j.id = i.job_id and i.run_id is not null
+    left join jobs j on j.id = i.job_id and i.run_id is not null and j.id >= v_first and j.id <= v_last
     left join webhook_inbox e on e.id = j.event_id
     left join tenants t on t.id = j.tenant_id
     left join sources s on s.name = j.source

@@ -16,42 +16,74 @@ returns table (
   correlation_id text, headers jsonb, body bytea, trace_context jsonb, cause text, error text,
   refused_since timestamptz
 )
-language sql security definer
+language plpgsql security definer
 set search_path = store, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
-  with claimed as (
-    select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
-      from outbox_messages o
-     where o.target = p_target
-       and (o.next_attempt_at, o.id) >= (p_from_at, p_from_id)
-       and o.next_attempt_at <= p_now
-     order by o.next_attempt_at, o.id
-     limit p_limit
-       for update skip locked
-  )
+#variable_conflict use_column
+declare
+  -- 4 MiB of bodies, and the one that passes it: what a relay holds in memory for one batch. What is cut off stays locked
+  -- until the transaction ends, and is claimed by a later one.
+  c_most_bytes constant integer := 4194304;
+  v_ids uuid[];
+  v_job_ids uuid[];
+  v_event_ids uuid[];
+  v_attempts smallint[];
+  v_dues timestamptz[];
+  v_tries integer[];
+  v_refused timestamptz[];
+  v_causes text[];
+  v_errors text[];
+  v_first uuid;
+  v_last uuid;
+begin
+  select array_agg(c.id), array_agg(c.job_id), array_agg(c.event_id), array_agg(c.attempt), array_agg(c.next_attempt_at),
+         array_agg(c.attempts), array_agg(c.refused_since)
+    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused
+    from (
+      select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
+        from outbox_messages o
+       where o.target = p_target
+         and (o.next_attempt_at, o.id) >= (p_from_at, p_from_id)
+         and o.next_attempt_at <= p_now
+       order by o.next_attempt_at, o.id
+       limit p_limit
+         for update skip locked
+    ) c;
+  if v_ids is null then
+    return;
+  end if;
+  if p_target = 'dlq' then
+    select array_agg(d.cause order by i.ord), array_agg(j.last_error order by i.ord) into v_causes, v_errors
+      from unnest(v_job_ids) with ordinality as i(job_id, ord)
+      left join dead_jobs d on d.job_id = i.job_id
+      left join jobs j on j.id = i.job_id;
+  end if;
+  -- The partitions between the first and the last event are all that is opened.
+  select e.id into v_first from unnest(v_event_ids) e(id) order by e.id limit 1;
+  select e.id into v_last from unnest(v_event_ids) e(id) order by e.id desc limit 1;
+
+  return query
   select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,
          q.tenant_id, q.slug, q.source, q.kind, q.event_type, q.provider_event_id,
-         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.last_error, q.refused_since
+         q.correlation_id, q.headers, q.body, q.trace_context, q.cause, q.error, q.refused_since
     from (
-      select c.id, c.job_id, c.event_id, c.attempt, c.next_attempt_at, c.attempts, c.refused_since,
+      select v_ids[g.ord] as id, v_job_ids[g.ord] as job_id, v_event_ids[g.ord] as event_id, v_attempts[g.ord] as attempt,
+             v_dues[g.ord] as next_attempt_at, v_tries[g.ord] as attempts, v_refused[g.ord] as refused_since,
+             v_causes[g.ord] as cause, v_errors[g.ord] as error,
              i.tenant_id, t.slug, i.source, s.kind, i.event_type, i.provider_event_id,
-             i.correlation_id, i.headers, i.body, i.trace_context, d.cause, j.last_error,
-             sum(octet_length(i.body)) over (
-               order by c.next_attempt_at, c.id rows between unbounded preceding and 1 preceding) as bytes_before
-        from claimed c
-        left join webhook_inbox i on i.id = c.event_id
+             i.correlation_id, i.headers, i.body, i.trace_context, g.ord,
+             sum(octet_length(i.body)) over (order by g.ord rows between unbounded preceding and 1 preceding) as bytes_before
+        from generate_series(1, cardinality(v_ids)) as g(ord)
+        left join webhook_inbox i on i.id = v_event_ids[g.ord] and i.id >= v_first and i.id <= v_last
         left join tenants t on t.id = i.tenant_id
         left join sources s on s.name = i.source
-        left join dead_jobs d on p_target = 'dlq' and d.job_id = c.job_id
-        left join jobs j on p_target = 'dlq' and j.id = c.job_id
     ) q
-   -- 4 MiB of bodies, and the one that passes it: what a relay holds in memory for one batch. What is cut off stays
-   -- locked until the transaction ends, and is claimed by a later one.
-   where coalesce(q.bytes_before, 0) < 4194304
-   order by q.next_attempt_at, q.id
-$$;
+   where coalesce(q.bytes_before, 0) < c_most_bytes
+   order by q.ord;
+end $$;
 comment on function relayforge.claim_outbox is 'Claims due messages of one target until the end of the transaction, with what is needed to make them; event columns are null where the event is gone, cause and error are those of a job that was given up.';
 grant execute on function relayforge.claim_outbox to relayforge_relay;

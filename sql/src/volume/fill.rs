@@ -74,32 +74,35 @@ pub async fn fill(scratch: &Scratch, jobs: i64, progress: &impl Fn(&str)) -> Res
     if let Some(failed) = kept.failed.first() {
         return Err(DbError::Bug(format!("upkeep: {failed}")));
     }
-    let now: String = owner
-        .query_one("select clock_timestamp()::text", &[])
-        .await?
-        .try_get(0)?;
-    let (one, other) = (
-        Filler::new(scratch, jobs, &now).await?,
-        Filler::new(scratch, jobs, &now).await?,
-    );
-    let (began, next) = (Instant::now(), AtomicI64::new(0));
-    tokio::try_join!(
-        one.days(&next, began, progress),
-        other.days(&next, began, progress),
-        one_rest(scratch, jobs, &now)
-    )?;
-    let statements: Vec<String> = owner
-        .query(VACUUMS, &[])
-        .await?
-        .iter()
-        .map(|row| row.try_get(0))
-        .collect::<Result<_, _>>()?;
-    progress(&format!("{} tables to vacuum and analyse", statements.len()));
-    let next = AtomicI64::new(0);
-    tokio::try_join!(
-        vacuum(&one.session, &statements, &next),
-        vacuum(&other.session, &statements, &next)
-    )?;
+    let began = Instant::now();
+    if jobs > 0 {
+        let now: String = owner
+            .query_one("select clock_timestamp()::text", &[])
+            .await?
+            .try_get(0)?;
+        let (one, other) = (
+            Filler::new(scratch, jobs, &now).await?,
+            Filler::new(scratch, jobs, &now).await?,
+        );
+        let next = AtomicI64::new(0);
+        tokio::try_join!(
+            one.days(&next, began, progress),
+            other.days(&next, began, progress),
+            one_rest(scratch, jobs, &now)
+        )?;
+        let statements: Vec<String> = owner
+            .query(VACUUMS, &[])
+            .await?
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<_, _>>()?;
+        progress(&format!("{} tables to vacuum and analyse", statements.len()));
+        let next = AtomicI64::new(0);
+        tokio::try_join!(
+            vacuum(&one.session, &statements, &next),
+            vacuum(&other.session, &statements, &next)
+        )?;
+    }
     checkpoint(&login).await?;
     let name = scratch.name();
     login

@@ -110,6 +110,14 @@ impl Scratch {
         &self.name
     }
 
+    /// How to reach it, as the URL's user.
+    pub fn config(&self) -> DatabaseConfig {
+        DatabaseConfig {
+            url: self.url.clone(),
+            max_connections: 10,
+        }
+    }
+
     /// A connection as that role. What `alter role … set` says does not hold for it: those time-outs come with a login.
     ///
     /// # Errors
