@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use observability::admin::{Readiness, get_or_head, health_response, metrics_response, ready_response};
 use observability::metrics::{Encoder, PartitionHorizon};
 use sql::ingest::IngestRules;
+use sql::warm_up::{Calls, warm_up};
 use sql::{Pool, audit, upkeep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +31,9 @@ const WRITE_COUNTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Connections that are not lanes: registry, waker, counts, health.
 const SPARE_CONNECTIONS: u16 = 4;
+
+/// Connections that are open before the first webhook comes: for the first lane, for a second beside it, for the waker.
+const WARM_CONNECTIONS: usize = 3;
 
 /// What every handler shares.
 pub struct AppState {
@@ -215,6 +219,12 @@ fn start_upkeep(
         move |check, found: Result<(), &str>| readiness.set(check, found)
     };
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    tasks.spawn(warm_up(
+        pool.clone(),
+        WARM_CONNECTIONS,
+        Calls::Ingest,
+        stop.clone(),
+    ));
     tasks.spawn(audit::keep_sealed(pool.clone(), stop.clone()));
     let horizon = PartitionHorizon::default();
     let report = {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use observability::admin::Readiness;
 use relay::backoff::Backoff;
+use sql::warm_up::{Calls, warm_up};
 use sql::{DbError, Object, Pool, pool};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use sql::pool::CALL_TIMEOUT;
 
@@ -17,6 +19,9 @@ pub(crate) use sql::pool::CALL_TIMEOUT;
 /// are renewed before they end when the database was away for a moment.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Connections that are open before the first message comes: for starts, both outcomes, and leases.
+const WARM_CONNECTIONS: usize = 4;
 
 /// The database of one consumer. Clones share the pool.
 #[derive(Clone, Debug)]
@@ -34,6 +39,11 @@ impl Database {
             readiness,
             answers: Arc::new(AtomicBool::new(true)),
         }
+    }
+
+    /// Has connections open and ready before they are needed.
+    pub(crate) fn warm_up(&self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        warm_up(self.pool.clone(), WARM_CONNECTIONS, Calls::Consumer, stop)
     }
 
     /// Makes one call on a connection of the pool. After an error it is not known what it did, unless it says so.

@@ -184,6 +184,7 @@ impl Service {
     }
 
     async fn work(&mut self, waker: &Waker, tasks: &mut JoinSet<()>, draining: &CancellationToken) {
+        tasks.spawn(self.database.warm_up(draining.clone()));
         if !schema_is_there(&self.database, &self.readiness, draining).await {
             return;
         }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use observability::admin::{self, Readiness};
 use sql::outbox::Target;
 use sql::upkeep;
+use sql::warm_up::{Calls, warm_up};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,9 @@ use crate::supervisor::Supervisor;
 
 /// Connections beside the lanes of fresh work: one lane each for retries, events and copies, the sleeper, the rest.
 pub(crate) const OTHER_CONNECTIONS: u16 = 5;
+
+/// Connections that are open before the first message comes: for the first lane of each target, and the sleeper.
+const WARM_CONNECTIONS: usize = Target::ALL.len() + 1;
 
 /// Runs the relay until `stop`, then ends what is in flight and returns.
 ///
@@ -133,6 +137,12 @@ fn start_upkeep(
         move |check, found: Result<(), &str>| readiness.set(check, found)
     };
     tasks.spawn(upkeep::watch(pool.clone(), report, stop.clone()));
+    tasks.spawn(warm_up(
+        pool.clone(),
+        WARM_CONNECTIONS,
+        Calls::Relay,
+        stop.clone(),
+    ));
     let report = {
         let (readiness, horizon) = (readiness.clone(), metrics.horizon.clone());
         move |left: Duration| {

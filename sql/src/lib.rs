@@ -25,6 +25,7 @@ pub mod unwritten;
 pub mod upkeep;
 #[cfg(feature = "volume")]
 pub mod volume;
+pub mod warm_up;
 
 pub use code_objects::{CodeVersion, Swapped};
 pub use deadpool_postgres::{GenericClient, Object, Pool, Transaction};

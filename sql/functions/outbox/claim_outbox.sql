@@ -53,7 +53,8 @@ begin
        limit p_limit
          for update skip locked
     ) c;
-  if v_ids is null then
+  -- A claim of none goes on, so that all is planned (warm_up.rs).
+  if v_ids is null and p_limit > 0 then
     return;
   end if;
   if p_target = 'dlq' then

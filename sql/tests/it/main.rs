@@ -30,3 +30,4 @@ mod upgrade;
 mod upkeep;
 mod verbs;
 mod views;
+mod warm_up;
