@@ -20,7 +20,7 @@ mod tests;
 
 use std::fmt;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderName};
 use ring::hmac;
 use sql::event::SourceKind;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -31,6 +31,11 @@ pub const X_SIGNATURE: &str = "X-Signature";
 pub const X_HUB_SIGNATURE_256: &str = "X-Hub-Signature-256";
 /// Signature header of Stripe.
 pub const STRIPE_SIGNATURE: &str = "Stripe-Signature";
+
+// The same as keys of a header map, which would parse a text each time.
+const IN_X_SIGNATURE: HeaderName = HeaderName::from_static("x-signature");
+const IN_X_HUB_SIGNATURE_256: HeaderName = HeaderName::from_static("x-hub-signature-256");
+const IN_STRIPE_SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 
 /// Most `v1` signatures read from one header. Stripe sends one for each endpoint secret that is valid: two in practice.
 pub const MAX_V1_SIGNATURES: usize = 16;
@@ -129,7 +134,7 @@ pub fn verify(
 ) -> Result<Verified, SignatureError> {
     match kind {
         SourceKind::Generic => {
-            let value = only(headers, X_SIGNATURE)?;
+            let value = only(headers, &IN_X_SIGNATURE, X_SIGNATURE)?;
             let digest = hex_digest(X_SIGNATURE, value.strip_prefix(b"sha256=").unwrap_or(value))?;
             let key_index = matching_key(keys, &[body], &[digest])?;
             Ok(Verified {
@@ -138,7 +143,7 @@ pub fn verify(
             })
         }
         SourceKind::Github => {
-            let value = only(headers, X_HUB_SIGNATURE_256)?;
+            let value = only(headers, &IN_X_HUB_SIGNATURE_256, X_HUB_SIGNATURE_256)?;
             let malformed = malformed(X_HUB_SIGNATURE_256, "does not start with sha256=");
             let digest = hex_digest(
                 X_HUB_SIGNATURE_256,
@@ -151,7 +156,7 @@ pub fn verify(
             })
         }
         SourceKind::Stripe => {
-            let signature = StripeSignature::parse(only(headers, STRIPE_SIGNATURE)?)?;
+            let signature = StripeSignature::parse(only(headers, &IN_STRIPE_SIGNATURE, STRIPE_SIGNATURE)?)?;
             let signed = [signature.timestamp, b".", body];
             let key_index = matching_key(keys, &signed, &signature.digests[..signature.count])?;
             let signed_at = signature.signed_at;
@@ -193,8 +198,12 @@ fn matching_key(
 }
 
 /// The header's value, if it was sent exactly once: of two, a proxy and we might read different ones.
-fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a [u8], SignatureError> {
-    let mut values = headers.get_all(name);
+fn only<'a>(
+    headers: &'a HeaderMap,
+    key: &HeaderName,
+    name: &'static str,
+) -> Result<&'a [u8], SignatureError> {
+    let mut values = headers.get_all(key);
     let value = values.next().ok_or(SignatureError::Missing(name))?;
     if values.next().is_some() {
         return Err(malformed(name, "was sent more than once"));
@@ -207,9 +216,15 @@ const fn malformed(header: &'static str, why: &'static str) -> SignatureError {
 }
 
 fn hex_digest(header: &'static str, value: &[u8]) -> Result<Digest, SignatureError> {
+    decode(value).ok_or(malformed(header, "is not 64 hex digits"))
+}
+
+/// 64 hex digits of either case. Decoded with vector instructions: digit by digit it took a quarter of the time that the
+/// hash over a short body takes.
+fn decode(digits: &[u8]) -> Option<Digest> {
     let mut digest = [0; DIGEST_BYTES];
-    hex::decode_to_slice(value, &mut digest).map_err(|_| malformed(header, "is not 64 hex digits"))?;
-    Ok(digest)
+    let fits = digits.len() == 2 * DIGEST_BYTES;
+    (fits && faster_hex::hex_decode(digits, &mut digest).is_ok()).then_some(digest)
 }
 
 struct StripeSignature<'a> {
@@ -239,8 +254,7 @@ impl<'a> StripeSignature<'a> {
                 b"t" => timestamp = Some(signature),
                 b"v1" => {
                     let slot = digests.get_mut(count).ok_or(wrong("has too many v1"))?;
-                    hex::decode_to_slice(signature, slot)
-                        .map_err(|_| wrong("has a v1 that is not 64 hex digits"))?;
+                    *slot = decode(signature).ok_or(wrong("has a v1 that is not 64 hex digits"))?;
                     count += 1;
                 }
                 _ => {}

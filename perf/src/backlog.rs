@@ -40,6 +40,12 @@ pub(crate) async fn keep_counting(
     }
 }
 
+/// The counts as points of a picture.
+#[expect(clippy::cast_precision_loss, reason = "counts of jobs are far below 2^52")]
+pub(crate) fn points(counts: &[Count]) -> Vec<(f64, f64)> {
+    counts.iter().map(|count| (count.at, count.open as f64)).collect()
+}
+
 /// By how many jobs a second the backlog grows: the slope of the line that fits the counts best. None of fewer than three.
 #[expect(clippy::cast_precision_loss, reason = "counts of jobs are far below 2^52")]
 pub(crate) fn growth(counts: &[Count]) -> Option<f64> {

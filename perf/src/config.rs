@@ -99,6 +99,10 @@ pub struct IngestArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: Option<u32>,
 
+    /// Also draws what it found into this folder, as SVG.
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
+
     /// Also writes the figures there, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -183,6 +187,10 @@ pub struct DrainArgs {
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub payload_bytes: u32,
 
+    /// Also draws what it found into this folder, as SVG.
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
+
     /// Also writes the figures there, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -212,6 +220,10 @@ pub struct EndToEndArgs {
     /// What 99 of 100 jobs have to stay under, in milliseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=600_000))]
     pub goal_ms: u32,
+
+    /// Also draws what it found into this folder, as SVG.
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
 
     /// Also writes the figures there, as JSON.
     #[arg(long, value_name = "FILE")]

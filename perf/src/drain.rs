@@ -2,6 +2,7 @@
 //! before all of them at once.
 
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,10 +14,11 @@ use sql::{DbError, GenericClient};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 
-use crate::backlog::{Count, keep_counting};
+use crate::backlog::{Count, keep_counting, points};
 use crate::config::{DrainArgs, LoadArgs};
 use crate::ledger::Comparison;
 use crate::load::{self, Usage, usage_table, watch};
+use crate::plots::{Line, draw_seconds};
 use crate::report::{Align, Table};
 
 /// How often the database is asked whether all jobs have ended.
@@ -149,6 +151,18 @@ impl Drop for Frozen {
 }
 
 impl Report {
+    /// Draws `drain-backlog.svg`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn draw(&self, folder: &Path) -> anyhow::Result<()> {
+        let line = Line {
+            name: "open jobs".to_owned(),
+            points: points(&self.backlog),
+        };
+        draw_seconds(&folder.join("drain-backlog.svg"), "Open jobs", "jobs", &[line])
+    }
+
     /// Whether each webhook became one job that succeeded.
     pub fn is_right(&self) -> bool {
         self.missing == 0 && self.rows.is_right()

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,9 +17,10 @@ use sql::volume::{count_open_jobs, for_each_succeeded};
 use sql::{DbError, GenericClient};
 use uuid::Uuid;
 
-use crate::backlog::{Count, growth, keep_counting};
+use crate::backlog::{Count, growth, keep_counting, points};
 use crate::config::EndToEndArgs;
 use crate::load::{self, Sent, Usage, usage_table};
+use crate::plots::{Line, draw_latencies, draw_seconds};
 use crate::report::{Align, Latencies, Table};
 
 /// How long the last jobs may take to end, once all webhooks are answered. What takes longer is missing.
@@ -193,6 +195,35 @@ impl Rate {
 }
 
 impl Report {
+    /// Draws `end-to-end-latency.svg` and `end-to-end-backlog.svg`.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    pub fn draw(&self, folder: &Path) -> anyhow::Result<()> {
+        let name = |rate: &Rate| format!("{}/s", rate.a_second);
+        let latencies: Vec<(String, &[u32])> = self
+            .rates
+            .iter()
+            .map(|rate| (name(rate), rate.latencies.sorted.as_slice()))
+            .collect();
+        draw_latencies(
+            &folder.join("end-to-end-latency.svg"),
+            "From due to succeeded",
+            &latencies,
+        )?;
+        let backlog = |rate: &Rate| Line {
+            name: name(rate),
+            points: points(&rate.backlog),
+        };
+        let backlogs: Vec<Line> = self.rates.iter().map(backlog).collect();
+        draw_seconds(
+            &folder.join("end-to-end-backlog.svg"),
+            "Open jobs",
+            "jobs",
+            &backlogs,
+        )
+    }
+
     /// Whether at each rate every webhook was accepted, its job succeeded, the goal was reached and the backlog did not grow.
     pub fn is_right(&self) -> bool {
         self.rates.iter().all(|rate| rate.is_right(self.goal_ms))

@@ -1,8 +1,8 @@
 //! Drives a running Relayforge from outside: the demo of `./dev up`, load, and the webhooks that both and the end-to-end
 //! tests send. And measures what it costs: idle, and the database by itself.
 //!
-//! Start with `scenario.rs` for what is sent and `client.rs` for how; then `demo.rs`, `load.rs` or `end_to_end.rs`. `idle.rs` and `database.rs`
-//! stand by themselves. Errors are `anyhow` here, other than in the libraries of the services: every one of them ends as a line for
+//! Start with `scenario.rs` for what is sent and `client.rs` for how; then `demo.rs`, or `load.rs`, which `drain.rs`,
+//! `end_to_end.rs` and `growth.rs` send with. `idle.rs`, `hot_path.rs` and `database.rs` stand by themselves. Errors are `anyhow` here, other than in the libraries of the services: every one of them ends as a line for
 //! the person who called.
 
 mod backlog;

@@ -5,6 +5,7 @@
     reason = "a command for people and scripts, which read its output"
 )]
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,32 +53,30 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Ingest(arguments) => {
             let report = load::ingest(&arguments).await?;
-            write_json(arguments.json.as_deref(), &report)?;
-            print!("{report}");
+            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::Drain(arguments) => {
             let report = drain::run(&arguments).await?;
-            write_json(arguments.json.as_deref(), &report)?;
-            print!("{report}");
+            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::EndToEnd(arguments) => {
             let report = end_to_end::run(&arguments).await?;
-            write_json(arguments.json.as_deref(), &report)?;
-            print!("{report}");
+            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::Growth(arguments) => {
             let report = growth::run(&arguments).await?;
-            write_json(arguments.json.as_deref(), &report)?;
-            print!("{report}");
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::HotPath(arguments) => {
             let report = hot_path::run(&arguments)?;
-            write_json(arguments.json.as_deref(), &report)?;
-            print!("{report}");
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::Idle(arguments) => {
@@ -87,18 +86,26 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Database(arguments) => {
             let report = database::run(&arguments).await?;
-            write_json(arguments.json.as_deref(), &report)?;
             if let Some(file) = &arguments.plans {
                 std::fs::write(file, report.all_plans())?;
             }
-            print!("{report}");
+            tell(arguments.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
     }
 }
 
-fn write_json(file: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
+/// Prints a report, and writes it as JSON where that is asked for.
+fn tell(file: Option<&Path>, report: &(impl Serialize + Display)) -> anyhow::Result<()> {
+    print!("{report}");
     let Some(file) = file else { return Ok(()) };
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text).with_context(|| format!("{} can't be written", file.display()))
+}
+
+/// Draws into a folder, where one is named.
+fn draw(folder: Option<&Path>, draw: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let Some(folder) = folder else { return Ok(()) };
+    std::fs::create_dir_all(folder)?;
+    draw(folder)
 }

@@ -27,27 +27,19 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// What a picture shows.
+/// What a picture shows: above it, below it, to its left.
 #[derive(Debug, Clone, Copy)]
-pub struct Axes<'a> {
-    /// Above the picture.
-    pub title: &'a str,
-    /// Below it.
-    pub x: &'a str,
-    /// To the left.
-    pub y: &'a str,
+struct Axes<'a> {
+    title: &'a str,
+    x: &'a str,
+    y: &'a str,
 }
 
 /// Draws lines over each other; the y axis begins at zero.
 ///
 /// # Errors
 /// If the file can't be written.
-pub fn draw(
-    file: &Path,
-    axes: Axes<'_>,
-    lines: &[Line],
-    x_label: &dyn Fn(&f64) -> String,
-) -> anyhow::Result<()> {
+fn draw(file: &Path, axes: Axes<'_>, lines: &[Line], x_label: &dyn Fn(&f64) -> String) -> anyhow::Result<()> {
     let points = || lines.iter().flat_map(|line| &line.points);
     let right = points().map(|point| point.0).fold(0.0, f64::max);
     let top = points().map(|point| point.1).fold(0.0, f64::max);
@@ -87,6 +79,37 @@ pub fn draw(
     drawn.with_context(|| format!("{} can't be drawn", file.display()))
 }
 
+/// Draws latencies over their percentiles.
+///
+/// # Errors
+/// If the file can't be written.
+pub fn draw_latencies(file: &Path, title: &str, latencies: &[(String, &[u32])]) -> anyhow::Result<()> {
+    let line = |(name, sorted): &(String, &[u32])| Line {
+        name: name.clone(),
+        points: percentiles(sorted),
+    };
+    let axes = Axes {
+        title,
+        x: "percentile",
+        y: "ms",
+    };
+    let lines: Vec<Line> = latencies.iter().map(line).collect();
+    draw(file, axes, &lines, &percentile_label)
+}
+
+/// Draws what changes from second to second.
+///
+/// # Errors
+/// If the file can't be written.
+pub fn draw_seconds(file: &Path, title: &str, y: &str, lines: &[Line]) -> anyhow::Result<()> {
+    let axes = Axes {
+        title,
+        x: "seconds",
+        y,
+    };
+    draw(file, axes, lines, &|second| format!("{second:.0}"))
+}
+
 /// Values of one second each.
 pub fn by_second(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
     (0_u32..).map(f64::from).zip(values).collect()
@@ -100,7 +123,7 @@ pub fn by_second(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
     clippy::cast_sign_loss,
     reason = "ranks of far fewer than 2^52 latencies, none below zero"
 )]
-pub fn percentiles(sorted: &[u32]) -> Vec<(f64, f64)> {
+fn percentiles(sorted: &[u32]) -> Vec<(f64, f64)> {
     const STEPS: u32 = 160;
     let most = sorted.len() as f64;
     let at = |step: u32| {
@@ -116,7 +139,7 @@ pub fn percentiles(sorted: &[u32]) -> Vec<(f64, f64)> {
 }
 
 /// The label of a place on the axis of [`percentiles`].
-pub fn percentile_label(nines: &f64) -> String {
+fn percentile_label(nines: &f64) -> String {
     let percent = 100.0 - 100.0 * 10_f64.powf(-nines);
     format!("{percent:.3}")
         .trim_end_matches('0')

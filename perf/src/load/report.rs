@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ use super::usage::Usage;
 use super::{Sent, Tally};
 use crate::config::IngestArgs;
 use crate::ledger::Comparison;
+use crate::plots::{Line, by_second, draw_latencies, draw_seconds};
 use crate::report::{Align, Latencies, Table, mebibytes};
 
 /// What a run has shown.
@@ -72,6 +74,39 @@ impl Report {
         }
     }
 
+    /// Draws `ingest-throughput.svg` and `ingest-latency.svg`.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    pub fn draw(&self, folder: &Path) -> anyhow::Result<()> {
+        let how = self.how();
+        let line = Line {
+            name: how.clone(),
+            points: by_second(self.by_second.iter().copied().map(f64::from)),
+        };
+        draw_seconds(
+            &folder.join("ingest-throughput.svg"),
+            "Webhooks accepted",
+            "a second",
+            &[line],
+        )?;
+        let latencies = [(how, self.latencies.sorted.as_slice())];
+        draw_latencies(
+            &folder.join("ingest-latency.svg"),
+            "From due to answered",
+            &latencies,
+        )
+    }
+
+    /// What the load was.
+    fn how(&self) -> String {
+        let rate = self.rate.map_or_else(
+            || "closed loop".to_owned(),
+            |rate| format!("open loop at {rate}/s"),
+        );
+        format!("{rate}, {} connections", self.connections)
+    }
+
     /// Whether each answer was an acceptance or a limit of ours, and each acceptance is stored once.
     pub fn is_right(&self) -> bool {
         self.wrong == 0 && self.rows.is_right()
@@ -80,14 +115,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = self.rate.map_or_else(
-            || "closed loop".to_owned(),
-            |rate| format!("open loop at {rate}/s"),
-        );
         writeln!(
             f,
-            "{how}, {} connections, {} bodies of {} bytes, {} tenants, {:.1} s\n",
-            self.connections, self.source, self.body_bytes, self.tenants, self.seconds
+            "{}, {} bodies of {} bytes, {} tenants, {:.1} s\n",
+            self.how(),
+            self.source,
+            self.body_bytes,
+            self.tenants,
+            self.seconds
         )?;
         let mut figures = Table::new(
             &[

@@ -45,6 +45,14 @@ async fn each_rate_has_a_row_with_every_job() {
     };
     let report = end_to_end::run(&arguments).await.unwrap();
     assert!(report.is_right(), "{report}");
+    report.draw(world.folder()).unwrap();
+    for picture in ["end-to-end-latency.svg", "end-to-end-backlog.svg"] {
+        let text = std::fs::read_to_string(world.folder().join(picture)).unwrap();
+        assert!(
+            text.contains("<svg") && text.contains("40/s"),
+            "{picture}: {text}"
+        );
+    }
     for (rate, asked) in report.rates.iter().zip(RATES) {
         assert_eq!(
             (rate.a_second, rate.accepted, rate.missing),
