@@ -99,13 +99,9 @@ pub struct IngestArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: Option<u32>,
 
-    /// Also draws what it found into this folder, as SVG.
-    #[arg(long, value_name = "FOLDER")]
-    pub plots: Option<PathBuf>,
-
-    /// Also writes the figures there, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// What is written.
+    #[command(flatten)]
+    pub files: Files,
 
     /// The processes that are measured meanwhile.
     #[command(flatten)]
@@ -114,6 +110,18 @@ pub struct IngestArgs {
     /// Where.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// Where what was found is written, beside standard output.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Files {
+    /// Also draws what it found into this folder, as SVG.
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
+
+    /// Also writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// How much load, and of what.
@@ -187,13 +195,9 @@ pub struct DrainArgs {
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub payload_bytes: u32,
 
-    /// Also draws what it found into this folder, as SVG.
-    #[arg(long, value_name = "FOLDER")]
-    pub plots: Option<PathBuf>,
-
-    /// Also writes the figures there, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// What is written.
+    #[command(flatten)]
+    pub files: Files,
 
     /// The processes; relay and consumer have to be among them.
     #[command(flatten)]
@@ -221,13 +225,9 @@ pub struct EndToEndArgs {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=600_000))]
     pub goal_ms: u32,
 
-    /// Also draws what it found into this folder, as SVG.
-    #[arg(long, value_name = "FOLDER")]
-    pub plots: Option<PathBuf>,
-
-    /// Also writes the figures there, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// What is written.
+    #[command(flatten)]
+    pub files: Files,
 
     /// The processes that are measured meanwhile.
     #[command(flatten)]

@@ -53,20 +53,20 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Ingest(arguments) => {
             let report = load::ingest(&arguments).await?;
-            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
-            tell(arguments.json.as_deref(), &report)?;
+            draw(arguments.files.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.files.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::Drain(arguments) => {
             let report = drain::run(&arguments).await?;
-            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
-            tell(arguments.json.as_deref(), &report)?;
+            draw(arguments.files.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.files.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::EndToEnd(arguments) => {
             let report = end_to_end::run(&arguments).await?;
-            draw(arguments.plots.as_deref(), |folder| report.draw(folder))?;
-            tell(arguments.json.as_deref(), &report)?;
+            draw(arguments.files.plots.as_deref(), |folder| report.draw(folder))?;
+            tell(arguments.files.json.as_deref(), &report)?;
             Ok(report.is_right())
         }
         Command::Growth(arguments) => {

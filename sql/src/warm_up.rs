@@ -5,16 +5,19 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
+use tokio::sync::Barrier;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::DbError;
 use crate::ingest::{IngestRules, ingest_webhooks};
 use crate::jobs::{RetryPolicy, complete_jobs, fail_jobs, renew_leases, start_jobs};
-use crate::operators::check_schema;
+use crate::operators::check_in;
 use crate::outbox::{
     LowWater, Settlement, Target, claim_outbox, outbox_next_due, settle_outbox, wake_relays,
 };
+use crate::pool::CALL_TIMEOUT;
 
 /// Pause before the next try while the database is away or not migrated.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -34,7 +37,11 @@ pub enum Calls {
 /// then, or at `stop`. Whoever needs a connection earlier opens it as ever.
 pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: CancellationToken) {
     loop {
-        match try_warm_up(&pool, connections, calls).await {
+        let tried = tokio::select! {
+            () = stop.cancelled() => return,
+            tried = try_warm_up(&pool, connections, calls) => tried,
+        };
+        match tried {
             Ok(()) => return,
             // Away, or not migrated yet.
             Err(error) if error.is_retryable() || matches!(error, DbError::Conflict(_)) => {}
@@ -51,11 +58,25 @@ pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: Cancell
 }
 
 async fn try_warm_up(pool: &Pool, connections: usize, calls: Calls) -> Result<(), DbError> {
-    check_schema(&pool.get().await?).await?;
-    // All are held until each is ready: else one would be opened and used again.
-    let opened = try_join_all((0..connections).map(|_| pool.get())).await?;
-    try_join_all(opened.iter().map(|client| make(client, calls))).await?;
-    Ok(())
+    // All are held until each is there: else one would be opened and used again.
+    let all_are_open = Barrier::new(connections);
+    let one = || async {
+        let client = pool.get().await?;
+        all_are_open.wait().await;
+        match timeout(CALL_TIMEOUT, make(&client, calls)).await {
+            Ok(made) => made,
+            Err(_) => {
+                // Its next user would wait for the answer that we have given up.
+                drop(Object::take(client));
+                Err(DbError::Unavailable("no answer in time".to_owned()))
+            }
+        }
+    };
+    check_in(pool).await?;
+    // Each to its end: what is dropped in the middle of a call would go back with the call still running.
+    let ended = timeout(CALL_TIMEOUT * 2, join_all((0..connections).map(|_| one()))).await;
+    let ended = ended.map_err(|_| DbError::Unavailable("no connections in time".to_owned()))?;
+    ended.into_iter().collect()
 }
 
 async fn make(client: &Object, calls: Calls) -> Result<(), DbError> {

@@ -204,8 +204,8 @@ impl World {
                         let outgoing = envelope(message, target, &topology).unwrap();
                         match publisher.publish(outgoing).await {
                             PublishOutcome::Confirmed => settlement.confirmed.push(message.id),
-                            // Its queue is gone: once more when it is there again.
-                            PublishOutcome::Returned { .. } => {}
+                            // Its queue is gone, or just going: once more when it is there again.
+                            PublishOutcome::Returned { .. } | PublishOutcome::Nacked => {}
                             other => panic!("{other}"),
                         }
                     }

@@ -76,32 +76,7 @@ pub async fn fill(scratch: &Scratch, jobs: i64, progress: &impl Fn(&str)) -> Res
     }
     let began = Instant::now();
     if jobs > 0 {
-        let now: String = owner
-            .query_one("select clock_timestamp()::text", &[])
-            .await?
-            .try_get(0)?;
-        let (one, other) = (
-            Filler::new(scratch, jobs, &now).await?,
-            Filler::new(scratch, jobs, &now).await?,
-        );
-        let next = AtomicI64::new(0);
-        tokio::try_join!(
-            one.days(&next, began, progress),
-            other.days(&next, began, progress),
-            one_rest(scratch, jobs, &now)
-        )?;
-        let statements: Vec<String> = owner
-            .query(VACUUMS, &[])
-            .await?
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<Result<_, _>>()?;
-        progress(&format!("{} tables to vacuum and analyse", statements.len()));
-        let next = AtomicI64::new(0);
-        tokio::try_join!(
-            vacuum(&one.session, &statements, &next),
-            vacuum(&other.session, &statements, &next)
-        )?;
+        write(scratch, &owner, jobs, began, progress).await?;
     }
     checkpoint(&login).await?;
     let name = scratch.name();
@@ -111,6 +86,43 @@ pub async fn fill(scratch: &Scratch, jobs: i64, progress: &impl Fn(&str)) -> Res
         ))
         .await?;
     progress(&format!("filled in {} s", began.elapsed().as_secs()));
+    Ok(())
+}
+
+/// Writes the rows, and has the server know how many there are.
+async fn write(
+    scratch: &Scratch,
+    owner: &Object,
+    jobs: i64,
+    began: Instant,
+    progress: &impl Fn(&str),
+) -> Result<(), DbError> {
+    let now: String = owner
+        .query_one("select clock_timestamp()::text", &[])
+        .await?
+        .try_get(0)?;
+    let (one, other) = (
+        Filler::new(scratch, jobs, &now).await?,
+        Filler::new(scratch, jobs, &now).await?,
+    );
+    let next = AtomicI64::new(0);
+    tokio::try_join!(
+        one.days(&next, began, progress),
+        other.days(&next, began, progress),
+        one_rest(scratch, jobs, &now)
+    )?;
+    let statements: Vec<String> = owner
+        .query(VACUUMS, &[])
+        .await?
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
+    progress(&format!("{} tables to vacuum and analyse", statements.len()));
+    let next = AtomicI64::new(0);
+    tokio::try_join!(
+        vacuum(&one.session, &statements, &next),
+        vacuum(&other.session, &statements, &next)
+    )?;
     Ok(())
 }
 
@@ -138,7 +150,7 @@ struct Filler {
 impl Filler {
     async fn new(scratch: &Scratch, jobs: i64, now: &str) -> Result<Self, DbError> {
         let session = scratch.session(Role::Owner).await?;
-        let open = OPEN_JOBS.min(jobs / 100);
+        let open = OPEN_JOBS.min(jobs / 100).max(1);
         let last_day = jobs / DAYS;
         let text = |number: i64| number.to_string();
         session
