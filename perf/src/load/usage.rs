@@ -41,17 +41,17 @@ pub(crate) async fn watch(
         measured.forget_most_memory();
     }
     let mut most = vec![0; all.len()];
-    tokio::select! {
-        () = tokio::time::sleep_until(from.into()) => {}
-        _ = &mut finished => {}
-    }
+    let mut is_on = tokio::select! {
+        () = tokio::time::sleep_until(from.into()) => true,
+        _ = &mut finished => false,
+    };
     let (began, before) = (Instant::now(), times(&all)?);
-    while Instant::now() < until {
+    while is_on && Instant::now() < until {
         note_memory(&all, &mut most)?;
         let next = (Instant::now() + SAMPLE_EVERY).min(until);
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
-            _ = &mut finished => break,
+            _ = &mut finished => is_on = false,
         }
     }
     let after = times(&all)?;
@@ -74,4 +74,26 @@ fn note_memory(all: &[Measured], most: &mut [u64]) -> anyhow::Result<()> {
         *most = measured.memory()?.max(*most);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_load_that_ends_before_its_window_is_told_of_all_the_same() {
+        let now = Instant::now();
+        for (from, until) in [(1, 2), (0, 1)] {
+            let [from, until] = [from, until].map(|hours| now + Duration::from_secs(hours * 3_600));
+            let (finished, is_finished) = oneshot::channel::<()>();
+            drop(finished);
+            let usage = watch(&Pids::default(), from, until, is_finished).await.unwrap();
+            let processes: Vec<&str> = usage.iter().map(|usage| usage.process).collect();
+            assert_eq!(processes, ["load"]);
+            assert!(
+                usage[0].most_memory > 0 && usage[0].cores.is_finite(),
+                "{usage:?}"
+            );
+        }
+    }
 }
