@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use api::config::ApiConfig;
+use observability::Writing;
 
 /// A webhook is some forty small allocations.
 #[global_allocator]
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
 async fn run(config: ApiConfig) -> anyhow::Result<()> {
     // Fails only where there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let telemetry = observability::init("relayforge-api", &config.telemetry)?;
+    let telemetry = observability::init("relayforge-api", &config.telemetry, Writing::Together)?;
     let stop = observability::shutdown::token();
     let ran = match api::server::build(config) {
         Ok(running) => running.serve(stop).await,

@@ -37,7 +37,12 @@ fn run(config: Config, kinds: impl FnOnce(Registry) -> Registry) -> Result<(), P
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().map_err(ProgramError::Runtime)?;
     let result = runtime.block_on(async {
-        let telemetry = observability::init("relayforge-consumer", &config.telemetry)?;
+        // A line may be what a job was there for (kind `log`): it is written before the job is said to have succeeded.
+        let telemetry = observability::init(
+            "relayforge-consumer",
+            &config.telemetry,
+            observability::Writing::AtOnce,
+        )?;
         let registry = kinds(Registry::built_in(config.telemetry.app_env));
         let result = match Service::bind(config, registry) {
             Ok(service) => {

@@ -14,4 +14,4 @@ pub mod propagation;
 pub mod shutdown;
 
 pub use config::{AppEnv, DotenvError, ServiceConfig, TelemetryConfig, exit_code, load_dotenv, read_config};
-pub use logging::{Telemetry, TelemetryError, init};
+pub use logging::{Telemetry, TelemetryError, Writing, init};

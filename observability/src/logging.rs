@@ -12,7 +12,7 @@ use tracing_bunyan_formatter::{BunyanFormattingLayer, JsonStorageLayer};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt as _, FilterFn, filter_fn},
-    fmt::MakeWriter,
+    fmt::{MakeWriter, writer::BoxMakeWriter},
     layer::{Context, SubscriberExt as _},
     registry::LookupSpan,
     util::SubscriberInitExt as _,
@@ -55,11 +55,21 @@ pub enum TelemetryError {
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
 }
 
+/// How lines come to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// Each is written before whoever logs it goes on: a process that is killed takes none with it.
+    AtOnce,
+    /// Those of a few milliseconds are one write, which a service with thousands of them a second needs; a process that is
+    /// killed takes those with it.
+    Together,
+}
+
 /// Keeps the exporter alive; hand it to [`Telemetry::shutdown`] at the end, or the last spans are lost.
 #[must_use = "spans that wait are lost unless `shutdown` is awaited"]
 #[derive(Debug)]
 pub struct Telemetry {
-    lines: Lines,
+    lines: Option<Lines>,
     spans: Option<SdkTracerProvider>,
     flush_timeout: Duration,
 }
@@ -72,7 +82,11 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// [`TelemetryError`], whose text names the variable to correct.
-pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
+pub fn init(
+    service: &'static str,
+    config: &TelemetryConfig,
+    writing: Writing,
+) -> Result<Telemetry, TelemetryError> {
     // On top of the default, so that `debug` does not bring back what is off for a reason.
     let filter = format!("{DEFAULT_FILTER},{}", config.log_filter);
     let filter = parse_filter(&filter).map_err(TelemetryError::Filter)?;
@@ -82,10 +96,16 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
         .then(|| tracer_provider(service, config))
         .transpose()?;
 
-    let lines = Lines::start(std::io::stdout())?;
-    let writer = lines.clone();
+    let (lines, writer) = match writing {
+        Writing::AtOnce => (None, BoxMakeWriter::new(std::io::stdout)),
+        Writing::Together => {
+            let lines = Lines::start(std::io::stdout())?;
+            let writer = lines.clone();
+            (Some(lines), BoxMakeWriter::new(move || writer.clone()))
+        }
+    };
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> =
-        vec![log_layer(service, filter, move || writer.clone()).boxed()];
+        vec![log_layer(service, filter, writer).boxed()];
     if let Some(provider) = &spans {
         let tracer = provider.tracer("relayforge");
         let wanted = filter_fn(|meta| is_our_span(meta) || (meta.is_event() && *meta.level() <= Level::WARN));
@@ -111,7 +131,9 @@ impl Telemetry {
         if let Some(spans) = self.spans.take() {
             self.send_spans(spans).await;
         }
-        self.lines.flush(LINES_FLUSHED_WITHIN);
+        if let Some(lines) = &self.lines {
+            lines.flush(LINES_FLUSHED_WITHIN);
+        }
     }
 
     async fn send_spans(&self, provider: SdkTracerProvider) {
@@ -185,13 +207,15 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for EventsOnly<L> {
 }
 
 /// A panic becomes one error line like any other, instead of text on stderr that no log reader parses.
-fn log_panics(lines: Lines) {
+fn log_panics(lines: Option<Lines>) {
     std::panic::set_hook(Box::new(move |info| {
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         let reason = info.payload_as_str().unwrap_or("not a text");
         tracing::error!(panic.location = location, panic.reason = reason, "panicked");
         // It may be the last thing that this process does.
-        lines.flush(LINES_FLUSHED_WITHIN);
+        if let Some(lines) = &lines {
+            lines.flush(LINES_FLUSHED_WITHIN);
+        }
     }));
 }
 
@@ -303,7 +327,7 @@ mod tests {
             otel_endpoint: format!("http://{closed}"),
             otel_timeout_ms: 1000,
         };
-        let telemetry = init("test", &config).unwrap();
+        let telemetry = init("test", &config, Writing::AtOnce).unwrap();
 
         let incoming = TraceContext {
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
@@ -328,7 +352,7 @@ mod tests {
         drop((child, span));
 
         assert!(matches!(
-            init("test", &config),
+            init("test", &config, Writing::AtOnce),
             Err(TelemetryError::AlreadySet(_))
         ));
         tokio::time::timeout(Duration::from_secs(3), telemetry.shutdown())
@@ -345,7 +369,7 @@ mod tests {
             otel_endpoint: "http://127.0.0.1:4317".into(),
             otel_timeout_ms: 1000,
         };
-        let error = init("test", &config).unwrap_err().to_string();
+        let error = init("test", &config, Writing::AtOnce).unwrap_err().to_string();
         assert!(
             error.contains("LOG__FILTER") && error.contains("relay=loud"),
             "{error}"

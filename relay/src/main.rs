@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use observability::Writing;
 use relay::config::Config;
 
 fn main() -> ExitCode {
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     // Fails only where there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let telemetry = observability::init("relayforge-relay", &config.telemetry)?;
+    let telemetry = observability::init("relayforge-relay", &config.telemetry, Writing::AtOnce)?;
     let stop = observability::shutdown::token();
     let ran = relay::service::run(config, stop).await;
     telemetry.shutdown().await;
