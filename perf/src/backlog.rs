@@ -10,6 +10,9 @@ use sql::{DbError, GenericClient};
 /// How often jobs are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether there are none left.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+
 /// One count.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Count {
@@ -38,6 +41,24 @@ pub(crate) async fn keep_counting(
         });
         tokio::time::sleep(COUNT_EVERY).await;
     }
+}
+
+/// Until no job that was made since then is open; whether that came before the deadline.
+///
+/// # Errors
+/// [`DbError`] if they can't be counted.
+pub(crate) async fn is_gone_by(
+    client: &impl GenericClient,
+    since: DateTime<Utc>,
+    deadline: Instant,
+) -> Result<bool, DbError> {
+    while count_open_jobs(client, since).await? > 0 {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    Ok(true)
 }
 
 /// The counts as points of a picture.

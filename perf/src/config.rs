@@ -124,12 +124,24 @@ pub struct Files {
     pub json: Option<PathBuf>,
 }
 
-/// How much load, and of what.
+/// The sender's side of any load.
 #[derive(clap::Args, Debug, Clone)]
-pub struct LoadArgs {
+pub struct SenderArgs {
     /// Connections, each with one request at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub connections: u32,
+
+    /// Bytes of each body; a few more where a body of that source can't be so small.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub payload_bytes: u32,
+}
+
+/// How much load, and of what.
+#[derive(clap::Args, Debug, Clone)]
+pub struct LoadArgs {
+    /// Who sends.
+    #[command(flatten)]
+    pub sender: SenderArgs,
 
     /// How long to measure, in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=600))]
@@ -142,10 +154,6 @@ pub struct LoadArgs {
     /// Webhooks in all, at the most; an end before `--duration`, not after it.
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
     pub requests: u32,
-
-    /// Bytes of each body; a few more where a body of that source can't be so small.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub payload_bytes: u32,
 
     /// Whose signature and payload: generic, github or stripe.
     #[arg(long, default_value = "generic")]
@@ -162,13 +170,12 @@ pub struct LoadArgs {
 
 impl LoadArgs {
     /// So many generic webhooks of the demo tenant, as fast as they are answered.
-    pub(crate) fn fixed(requests: u32, connections: u32, payload_bytes: u32) -> Self {
+    pub(crate) fn fixed(requests: u32, sender: &SenderArgs) -> Self {
         Self {
-            connections,
+            sender: sender.clone(),
             duration: 600,
             warmup: 0,
             requests,
-            payload_bytes,
             source: SourceKind::Generic,
             tenants: 1,
             duplicates: 0,
@@ -187,13 +194,9 @@ pub struct DrainArgs {
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub within: u32,
 
-    /// Connections that make the backlog.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub connections: u32,
-
-    /// Bytes of each body.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub payload_bytes: u32,
+    /// Who sends.
+    #[command(flatten)]
+    pub sender: SenderArgs,
 
     /// What is written.
     #[command(flatten)]
@@ -258,13 +261,9 @@ pub struct GrowthArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=600))]
     pub warmup: u32,
 
-    /// Connections, each with one request at a time.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub connections: u32,
-
-    /// Bytes of each body.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub payload_bytes: u32,
+    /// Who sends.
+    #[command(flatten)]
+    pub sender: SenderArgs,
 
     /// The API's program; without it, that beside this one.
     #[arg(long, value_name = "FILE")]

@@ -6,23 +6,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use serde::Serialize;
+use sql::DbError;
 use sql::activity::clock;
 use sql::volume::{count_open_jobs, for_each_succeeded};
-use sql::{DbError, GenericClient};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 
-use crate::backlog::{Count, keep_counting, points};
+use crate::backlog::{Count, is_gone_by, keep_counting, points};
 use crate::config::{DrainArgs, LoadArgs};
 use crate::ledger::Comparison;
 use crate::load::{self, Usage, usage_table, watch};
 use crate::plots::{Line, draw_seconds};
 use crate::report::{Align, Table};
-
-/// How often the database is asked whether all jobs have ended.
-const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// What a drain has shown.
 #[derive(Debug, Serialize)]
@@ -62,7 +59,7 @@ pub async fn run(arguments: &DrainArgs) -> anyhow::Result<Report> {
     );
 
     let since = clock(&database).await?;
-    let load = LoadArgs::fixed(arguments.jobs, arguments.connections, arguments.payload_bytes);
+    let load = LoadArgs::fixed(arguments.jobs, &arguments.sender);
     let frozen = Frozen::new(&pids.relay_pid).await?;
     let sent = tokio::select! {
         sent = load::send(&load, None, &arguments.target, pids) => sent?,
@@ -84,7 +81,7 @@ pub async fn run(arguments: &DrainArgs) -> anyhow::Result<Report> {
     let deadline = began + Duration::from_secs(arguments.within.into());
     let ended = async {
         tokio::select! {
-            ended = wait_for_end(&database, since, deadline) => ended?,
+            gone = is_gone_by(&database, since, deadline) => anyhow::ensure!(gone?, "the backlog has not gone in time"),
             never = keep_counting(&counter, since, &mut backlog) => match never? {},
         }
         drop(finished);
@@ -107,19 +104,6 @@ pub async fn run(arguments: &DrainArgs) -> anyhow::Result<Report> {
         rows: sent.check(&arguments.target).await?,
         usage,
     })
-}
-
-/// Until no job that was made since then is open.
-async fn wait_for_end(
-    database: &impl GenericClient,
-    since: DateTime<Utc>,
-    deadline: Instant,
-) -> anyhow::Result<()> {
-    while count_open_jobs(database, since).await? > 0 {
-        anyhow::ensure!(Instant::now() < deadline, "the backlog has not gone in time");
-        tokio::time::sleep(POLL_EVERY).await;
-    }
-    Ok(())
 }
 
 /// A process that is stopped, until this is dropped.

@@ -13,11 +13,11 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sql::activity::clock;
-use sql::volume::{count_open_jobs, for_each_succeeded};
+use sql::volume::for_each_succeeded;
 use sql::{DbError, GenericClient};
 use uuid::Uuid;
 
-use crate::backlog::{Count, growth, keep_counting, points};
+use crate::backlog::{Count, growth, is_gone_by, keep_counting, points};
 use crate::config::EndToEndArgs;
 use crate::load::{self, Sent, Usage, usage_table};
 use crate::plots::{Line, draw_latencies, draw_seconds};
@@ -25,9 +25,6 @@ use crate::report::{Align, Latencies, Table};
 
 /// How long the last jobs may take to end, once all webhooks are answered. What takes longer is missing.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
-
-/// How often the database is asked meanwhile.
-const POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// Readings of the database's clock; the one whose question took the shortest counts.
 const CLOCK_READINGS: usize = 50;
@@ -92,7 +89,8 @@ pub async fn run(arguments: &EndToEndArgs) -> anyhow::Result<Report> {
             sent = load::send(&arguments.load, Some(a_second), &arguments.target, &arguments.pids) => sent?,
             never = keep_counting(&database, since, &mut backlog) => match never? {},
         };
-        wait_for_ends(&database, since).await?;
+        // What is open after that is missing.
+        let _ = is_gone_by(&database, since, Instant::now() + ENDED_WITHIN).await?;
         let mut ended = HashMap::with_capacity(sent.tally.promises.len());
         for_each_succeeded(&database, since, |job_id, at| {
             ended.insert(job_id, at);
@@ -124,15 +122,6 @@ async fn measure_offset(database: &impl GenericClient) -> anyhow::Result<ClockOf
         }
     }
     best.context("no reading of the database's clock")
-}
-
-/// Until no job that was made since then is open, or they have taken too long.
-async fn wait_for_ends(database: &impl GenericClient, since: DateTime<Utc>) -> anyhow::Result<()> {
-    let deadline = Instant::now() + ENDED_WITHIN;
-    while count_open_jobs(database, since).await? > 0 && Instant::now() < deadline {
-        tokio::time::sleep(POLL_EVERY).await;
-    }
-    Ok(())
 }
 
 impl ClockOffset {

@@ -97,7 +97,7 @@ async fn measure(arguments: &GrowthArgs, stages: &mut Vec<Stage>) -> anyhow::Res
     let load = LoadArgs {
         duration: arguments.duration,
         warmup: arguments.warmup,
-        ..LoadArgs::fixed(u32::MAX, arguments.connections, arguments.payload_bytes)
+        ..LoadArgs::fixed(u32::MAX, &arguments.sender)
     };
     for turn in 0..arguments.turns {
         for stage in &mut *stages {

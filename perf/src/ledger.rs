@@ -1,7 +1,5 @@
 //! What a load run was promised, compared with what the database has: nothing missing, nothing doubled.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sql::operators::find_events;
@@ -56,28 +54,92 @@ pub async fn compare(
     sent: &[String],
     accepted: &[Accepted],
 ) -> Result<Comparison, DbError> {
-    let mut stored: HashMap<String, Vec<(Uuid, Vec<Uuid>)>> = HashMap::new();
+    let mut stored = Vec::new();
     for ids in sent.chunks(IDS_A_QUERY) {
         for event in find_events(client, tenant_id, source, ids, since).await? {
-            stored
-                .entry(event.provider_event_id)
-                .or_default()
-                .push((event.event_id, event.job_ids));
+            let key = event.provider_event_id;
+            if event.job_ids.is_empty() {
+                stored.push((key.clone(), event.event_id, None));
+            }
+            stored.extend(
+                event
+                    .job_ids
+                    .iter()
+                    .map(|job| (key.clone(), event.event_id, Some(*job))),
+            );
         }
     }
-    let kept = |promise: &&Accepted| {
-        let job = promise.job_id.map(|job| vec![job]);
-        let rows = stored.get(&promise.provider_event_id).map(Vec::as_slice);
-        matches!(rows, Some([(event, jobs)]) if Some(*event) == promise.event_id && Some(jobs) == job.as_ref())
+    let promises: Vec<_> = accepted
+        .iter()
+        .map(|promise| {
+            (
+                promise.provider_event_id.clone(),
+                promise.event_id,
+                promise.job_id,
+            )
+        })
+        .collect();
+    Ok(reckon(&promises, stored))
+}
+
+/// Compares promises (an event's key, and the event and job that were promised) with what is stored: a row for each job of an
+/// event, and one where it has none.
+pub(crate) fn reckon<K: Ord + Clone>(
+    promises: &[(K, Option<Uuid>, Option<Uuid>)],
+    mut stored: Vec<(K, Uuid, Option<Uuid>)>,
+) -> Comparison {
+    stored.sort_unstable();
+    let of = |key: &K| {
+        let begin = stored.partition_point(|row| row.0 < *key);
+        let end = stored.partition_point(|row| row.0 <= *key);
+        &stored[begin..end]
     };
-    let single = |events: &&Vec<(Uuid, Vec<Uuid>)>| {
-        events.len() == 1 && events.iter().all(|(_, jobs)| jobs.len() <= 1)
+    let kept = |(key, event, job): &&(K, Option<Uuid>, Option<Uuid>)| {
+        let [row] = of(key) else { return false };
+        job.is_some() && (Some(row.1), row.2) == (*event, *job)
     };
-    Ok(Comparison {
-        accepted: accepted.len(),
-        stored: stored.values().map(Vec::len).sum(),
-        jobs: stored.values().flatten().map(|(_, jobs)| jobs.len()).sum(),
-        missing: accepted.len() - accepted.iter().filter(kept).count(),
-        doubled: stored.len() - stored.values().filter(single).count(),
-    })
+    let mut events: Vec<(&K, Uuid)> = stored.iter().map(|row| (&row.0, row.1)).collect();
+    events.dedup();
+    let mut keys: Vec<&K> = stored.iter().map(|row| &row.0).collect();
+    keys.dedup();
+    Comparison {
+        accepted: promises.len(),
+        stored: events.len(),
+        jobs: stored.iter().filter(|row| row.2.is_some()).count(),
+        missing: promises.len() - promises.iter().filter(kept).count(),
+        doubled: keys.iter().filter(|key| of(key).len() > 1).count(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_promise_is_one_row_and_nothing_is_there_twice() {
+        let id = Uuid::from_u128;
+        let promise = |number: u32| (number, Some(id(number.into())), Some(id(100)));
+        let promises = [promise(1), promise(2), promise(3), promise(4)];
+        let stored = vec![
+            (1, id(1), Some(id(100))),
+            // Two jobs; another job than was said; and 4 is not there. 5 was never answered.
+            (2, id(2), Some(id(100))),
+            (2, id(2), Some(id(101))),
+            (3, id(3), Some(id(102))),
+            (5, id(5), Some(id(100))),
+        ];
+        let found = reckon(&promises, stored);
+        assert_eq!(
+            found,
+            Comparison {
+                accepted: 4,
+                stored: 4,
+                jobs: 5,
+                missing: 3,
+                doubled: 1,
+            }
+        );
+        assert!(!found.is_right());
+        assert!(reckon(&promises[..1], vec![(1, id(1), Some(id(100)))]).is_right());
+    }
 }

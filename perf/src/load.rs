@@ -2,7 +2,7 @@
 //! each answer checked, and the answers compared with the rows afterwards.
 //!
 //! `load/plan.rs` says which request is next and when it is due, `load/events.rs` makes it, `load/sender.rs` sends it over
-//! `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is stored. [`run`] is all of it.
+//! `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is stored. [`ingest`] is all of it.
 
 mod check;
 mod events;
@@ -90,7 +90,7 @@ pub(crate) async fn send(
     let paths = tenants
         .iter()
         .map(|tenant| format!("/webhooks/{source}/{tenant}"));
-    let payload_bytes = usize::try_from(load.payload_bytes)?;
+    let payload_bytes = usize::try_from(load.sender.payload_bytes)?;
     let events = Events::new(load.source, state.secret(load.source), payload_bytes);
     let [warmup, window] = [load.warmup, load.duration].map(|seconds| Duration::from_secs(seconds.into()));
     let shared = Arc::new(Shared {
@@ -106,7 +106,7 @@ pub(crate) async fn send(
     let (finished, usage) = tokio::sync::oneshot::channel::<()>();
     let watched = usage::watch(pids, plan.warm(), plan.ends(), usage);
     let sending = async {
-        let tally = sender::send(Arc::clone(&shared), load.connections.min(load.requests)).await;
+        let tally = sender::send(Arc::clone(&shared), load.sender.connections.min(load.requests)).await;
         drop(finished);
         Ok::<_, anyhow::Error>((tally?, Instant::now()))
     };

@@ -1,7 +1,6 @@
 //! Tables as text: columns as wide as their widest cell, two spaces between them, numbers to the right.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -171,19 +170,6 @@ impl Latencies {
 )]
 pub fn mebibytes(bytes: u64) -> String {
     format!("{:.0}", bytes as f64 / f64::from(1 << 20))
-}
-
-/// The latency that `percent` of them stay within, of latencies that are sorted; none where there are none.
-pub fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(rank).copied()
-}
-
-/// A duration in milliseconds with one decimal; empty where there is none.
-pub fn milliseconds(duration: Option<Duration>) -> String {
-    duration.map_or_else(String::new, |duration| {
-        format!("{:.1}", duration.as_secs_f64() * 1e3)
-    })
 }
 
 /// The last group of an id, 12 digits: enough to tell ids of one table apart by eye. (The first groups are its time.)

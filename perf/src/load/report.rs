@@ -57,7 +57,7 @@ impl Report {
         } = sent.tally;
         let all = window.accepted + window.refused;
         Self {
-            connections: arguments.load.connections,
+            connections: arguments.load.sender.connections,
             rate: arguments.rate,
             source: arguments.load.source.as_str(),
             body_bytes: sent.events.body_bytes(),
