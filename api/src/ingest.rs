@@ -2,11 +2,12 @@
 //! No timer, and no delay when idle. One lane takes all that waits; the others help only when the first webhook has
 //! waited too long.
 //!
-//! Owns the way of a webhook and its lanes. What waits is in `queue.rs`, a batch's transaction in `commit.rs`, and how
-//! fast it is refused while the database is away in `breaker.rs`.
+//! Owns the way of a webhook and its lanes. What waits is in `queue.rs`, a batch's transaction in `commit.rs`, how fast it
+//! is refused while the database is away in `breaker.rs`, and what is expected of a batch in `guess.rs`.
 
 mod breaker;
 mod commit;
+mod guess;
 mod queue;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sql::Pool;
-use sql::ingest::{IngestRules, Ingested, NewWebhook};
+use sql::ingest::{Fingerprint, IngestRules, Ingested, NewWebhook};
 use sql::outbox::wake_relays;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,7 @@ use uuid::Uuid;
 
 use self::breaker::Breaker;
 use self::commit::{Committed, LockedTenants};
+use self::guess::Guess;
 use self::queue::{Pending, Queue};
 use crate::config::IngestConfig;
 use crate::error::ApiError;
@@ -58,6 +60,8 @@ pub struct Webhook {
     pub event_type: String,
     /// The bytes that were signed.
     pub body: Bytes,
+    /// Of the above.
+    pub fingerprint: Fingerprint,
     /// Allow-listed headers.
     pub headers: Value,
     /// When it was signed, where the scheme says so.
@@ -78,6 +82,7 @@ impl Webhook {
             provider_event_id: self.provider_event_id.as_deref(),
             event_type: &self.event_type,
             body: &self.body,
+            fingerprint: self.fingerprint,
             headers: &self.headers,
             signature_timestamp: self.signature_timestamp,
             secret_id: self.secret_id,
@@ -95,6 +100,7 @@ struct Shared {
     queue: Queue,
     breaker: Breaker,
     locked: LockedTenants,
+    guess: Guess,
     /// Wakes the relays after a commit, off the answers' path.
     committed: Notify,
 }
@@ -120,6 +126,7 @@ impl Ingest {
             rules,
             breaker: Breaker::default(),
             locked: LockedTenants::default(),
+            guess: Guess::default(),
             committed: Notify::new(),
         });
         for lane in 0..lanes.max(1) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sql::config::{Source, Tenant};
 use sql::event::{EventHeaders, inspect, stored_headers};
-use sql::ingest::Ingested;
+use sql::ingest::{Fingerprint, Ingested};
 use sql::traffic::What;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -235,10 +235,12 @@ fn verified_webhook(
                 .sample(cause, &source.name, tenant.id, &body, &error.to_string());
         })?;
     let context = RequestContext::of(request);
+    let provider_event_id = envelope.provider_event_id.map(std::borrow::Cow::into_owned);
     Ok(Webhook {
+        fingerprint: Fingerprint::of(tenant.id, &source.name, provider_event_id.as_deref(), &body),
         tenant_id: tenant.id,
         source: source.name.clone(),
-        provider_event_id: envelope.provider_event_id.map(std::borrow::Cow::into_owned),
+        provider_event_id,
         event_type: envelope.event_type.into_owned(),
         headers: stored_headers(lookup),
         signature_timestamp: verified

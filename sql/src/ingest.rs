@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
+use ring::digest::{Context, Digest, SHA256, digest};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio_postgres::types::Json;
@@ -13,7 +14,8 @@ use chrono::{DateTime, Utc};
 
 pub(crate) const INGEST_WEBHOOKS: &str = "select outcome, inbox_id, event_id, job_id, retry_after_seconds
      from relayforge.ingest_webhooks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-                                     make_interval(secs => $12), make_interval(secs => $13))";
+                                     make_interval(secs => $12), make_interval(secs => $13),
+                                     p_body_sha256s => $14, p_digests => $15, p_expect_new => $16)";
 
 pub(crate) const RECORD_REJECTIONS: &str = "select relayforge.record_rejections($1, $2, $3, $4, $5, $6)";
 
@@ -30,6 +32,8 @@ pub struct NewWebhook<'a> {
     pub event_type: &'a str,
     /// The bytes that were signed.
     pub body: &'a [u8],
+    /// Of this tenant, source, provider event id and body.
+    pub fingerprint: Fingerprint,
     /// Allow-listed headers, a JSON object.
     pub headers: &'a Value,
     /// When the provider signed it, where its scheme says so.
@@ -40,6 +44,67 @@ pub struct NewWebhook<'a> {
     pub correlation_id: &'a str,
     /// W3C trace context, a JSON object, if the request was traced.
     pub trace_context: Option<&'a RawValue>,
+}
+
+/// What two deliveries of one event have in common. Made before a webhook waits for the database, which makes the same where
+/// it is not handed in, at several times the cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    body_sha256: [u8; 32],
+    digest: [u8; 16],
+}
+
+impl Fingerprint {
+    /// SHA-256 of the body, and the key of the dedup ledger: what `relayforge.dedup_key` and `relayforge.dedup_digest` make
+    /// of the same.
+    pub fn of(tenant_id: Uuid, source: &str, provider_event_id: Option<&str>, body: &[u8]) -> Self {
+        let body_sha256 = bytes_of(&digest(&SHA256, body));
+        let mut context = Context::new(&SHA256);
+        context.update(tenant_id.as_bytes());
+        context.update(source.as_bytes());
+        match provider_event_id {
+            Some(id) => {
+                context.update(b":provider:");
+                context.update(id.as_bytes());
+            }
+            None => {
+                context.update(b":hash:");
+                context.update(hex::encode(body_sha256).as_bytes());
+            }
+        }
+        Self {
+            body_sha256,
+            digest: bytes_of(&context.finish()),
+        }
+    }
+
+    /// SHA-256 of the body.
+    pub fn body_sha256(&self) -> &[u8] {
+        &self.body_sha256
+    }
+
+    /// The key of the dedup ledger.
+    pub fn digest(&self) -> &[u8] {
+        &self.digest
+    }
+}
+
+/// The first bytes of a digest that has as many.
+fn bytes_of<const N: usize>(digest: &Digest) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (byte, of) in bytes.iter_mut().zip(digest.as_ref()) {
+        *byte = *of;
+    }
+    bytes
+}
+
+/// A guess about a batch. A wrong one costs time, and a few dead rows, nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Each webhook is of an event that is not known yet.
+    New,
+    /// Some may be of known events.
+    Any,
 }
 
 /// Limits that come from the configuration, not from the tenant.
@@ -109,11 +174,14 @@ pub async fn ingest_webhooks(
     client: &impl GenericClient,
     webhooks: &[NewWebhook<'_>],
     rules: &IngestRules,
+    expect: Expect,
 ) -> Result<Vec<Ingested>, DbError> {
     fn column<'a, T>(webhooks: &[NewWebhook<'a>], field: impl Fn(&NewWebhook<'a>) -> T) -> Vec<T> {
         webhooks.iter().map(field).collect()
     }
     let statement = client.prepare_cached(INGEST_WEBHOOKS).await?;
+    let sha256s: Vec<&[u8]> = webhooks.iter().map(|w| w.fingerprint.body_sha256()).collect();
+    let digests: Vec<&[u8]> = webhooks.iter().map(|w| w.fingerprint.digest()).collect();
     let rows = client
         .query(
             &statement,
@@ -131,6 +199,9 @@ pub async fn ingest_webhooks(
                 &rules.default_daily_quota,
                 &rules.dedup_window.as_secs_f64(),
                 &rules.hash_window.as_secs_f64(),
+                &sha256s,
+                &digests,
+                &(expect == Expect::New),
             ],
         )
         .await?;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::DbError;
-use crate::ingest::{IngestRules, ingest_webhooks};
+use crate::ingest::{Expect, IngestRules, ingest_webhooks};
 use crate::jobs::{RetryPolicy, complete_jobs, fail_jobs, renew_leases, start_jobs};
 use crate::operators::check_in;
 use crate::outbox::{
@@ -88,7 +88,9 @@ async fn make(client: &Object, calls: Calls) -> Result<(), DbError> {
                 dedup_window: SECOND,
                 hash_window: SECOND,
             };
-            ingest_webhooks(client, &[], &rules).await?;
+            // Each takes another way.
+            ingest_webhooks(client, &[], &rules, Expect::New).await?;
+            ingest_webhooks(client, &[], &rules, Expect::Any).await?;
             wake_relays(client, None).await?;
         }
         Calls::Relay => {

@@ -136,7 +136,9 @@ pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) -> Commit
 
 async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result<Vec<Ingested>, DbError> {
     let rows: Vec<NewWebhook<'_>> = part.iter().map(|pending| pending.webhook.as_row()).collect();
-    ingest_webhooks(client, &rows, &shared.rules).await
+    let outcomes = ingest_webhooks(client, &rows, &shared.rules, shared.guess.next()).await?;
+    shared.guess.learn(&outcomes);
+    Ok(outcomes)
 }
 
 /// Puts the parts of a failed batch back, or answers those that can't be parted any further. A tenant whose rows are

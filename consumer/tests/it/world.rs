@@ -15,7 +15,7 @@ use relay::testing::TestBroker;
 use serde_json::{Value, json};
 use sql::config::{NewSource, create_source};
 use sql::event::SourceKind;
-use sql::ingest::{IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::ingest::{Expect, Fingerprint, IngestRules, Ingested, NewWebhook, ingest_webhooks};
 use sql::operators::{JobOverview, job_overview};
 use sql::outbox::{ClaimedMessage, LowWater, Settlement, Target, claim_outbox, settle_outbox};
 use sql::testing::TestDb;
@@ -132,6 +132,7 @@ impl World {
             provider_event_id: None,
             event_type: "thing.happened",
             body: body.as_bytes(),
+            fingerprint: Fingerprint::of(Uuid::nil(), kind, None, body.as_bytes()),
             headers: &json!({}),
             signature_timestamp: None,
             secret_id: None,
@@ -144,7 +145,10 @@ impl World {
             dedup_window: day,
             hash_window: day,
         };
-        match ingest_webhooks(&client, &[webhook], &rules).await.unwrap()[..] {
+        match ingest_webhooks(&client, &[webhook], &rules, Expect::Any)
+            .await
+            .unwrap()[..]
+        {
             [Ingested::Accepted { ids }] => ids.job_id.unwrap(),
             ref other => panic!("{other:?}"),
         }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sql::config::load_tenants;
 use sql::event::SourceKind;
-use sql::ingest::{IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::ingest::{Expect, Fingerprint, IngestRules, Ingested, NewWebhook, ingest_webhooks};
 use sql::{DbError, Object};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -103,6 +103,12 @@ impl Feed {
                 provider_event_id: Some(&one.event_id),
                 event_type: "order.created",
                 body: &one.body,
+                fingerprint: Fingerprint::of(
+                    one.tenant_id,
+                    SourceKind::Generic.as_str(),
+                    Some(&one.event_id),
+                    &one.body,
+                ),
                 headers: &self.headers,
                 signature_timestamp: None,
                 secret_id: None,
@@ -111,7 +117,7 @@ impl Feed {
             })
             .collect();
         let began = Instant::now();
-        let outcomes = ingest_webhooks(api, &batch, &RULES).await?;
+        let outcomes = ingest_webhooks(api, &batch, &RULES, Expect::New).await?;
         let took = began.elapsed();
         let other = outcomes
             .iter()

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sql::Pool;
 use sql::config::{NewSource, create_source};
 use sql::event::SourceKind;
-use sql::ingest::{IngestRules, Ingested, NewWebhook, ingest_webhooks};
+use sql::ingest::{Expect, Fingerprint, IngestRules, Ingested, NewWebhook, ingest_webhooks};
 use sql::outbox::wake_relays;
 use sql::testing::TestDb;
 use tokio::task::JoinHandle;
@@ -92,6 +92,7 @@ impl World {
             json!({}),
             serde_json::value::to_raw_value(&json!({ "traceparent": TRACEPARENT })).unwrap(),
         );
+        const BODY: &[u8] = br#"{"event":"order.created","data":{"n":1}}"#;
         let ids: Vec<String> = ids.map(|id| format!("{source}-{id}")).collect();
         let rows: Vec<NewWebhook<'_>> = ids
             .iter()
@@ -100,7 +101,8 @@ impl World {
                 source,
                 provider_event_id: Some(id),
                 event_type: "order.created",
-                body: br#"{"event":"order.created","data":{"n":1}}"#,
+                body: BODY,
+                fingerprint: Fingerprint::of(Uuid::nil(), source, Some(id), BODY),
                 headers: &headers,
                 signature_timestamp: None,
                 secret_id: None,
@@ -115,7 +117,9 @@ impl World {
             hash_window: day,
         };
         let client = self.owner.get().await.unwrap();
-        let outcomes = ingest_webhooks(&client, &rows, &rules).await.unwrap();
+        let outcomes = ingest_webhooks(&client, &rows, &rules, Expect::New)
+            .await
+            .unwrap();
         wake_relays(&client, None).await.unwrap();
         outcomes
             .iter()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sql::DbError;
-use sql::ingest::{IngestRules, Ingested};
+use sql::ingest::{Fingerprint, IngestRules, Ingested};
 use sql::testing::TestDb;
 use uuid::Uuid;
 
@@ -176,6 +176,71 @@ async fn a_batch_is_answered_in_order_and_knows_its_own_duplicates() {
         count(&db, "select used from store.tenant_daily_quota_usage").await,
         3
     );
+}
+
+/// Batches of odd and even length are expected, rightly or not, to be new and to be anything.
+#[tokio::test]
+async fn what_is_expected_of_a_batch_changes_no_answer() {
+    let db = TestDb::create().await;
+    let client = api(&db).await;
+    let known = hook("known");
+    let first = accepted(&ingest(&client, std::slice::from_ref(&known)).await[0]);
+    for (round, others) in [1, 2, 3, 4].into_iter().enumerate() {
+        let new = hook(&format!("new {round}"));
+        let mut hooks = vec![known.clone(); others];
+        hooks.push(new.clone());
+        hooks.push(new);
+        let outcomes = ingest(&client, &hooks).await;
+        assert_eq!(outcomes.len(), others + 2);
+        for outcome in &outcomes[..others] {
+            assert_eq!(duplicate(outcome).event_id, first.event_id);
+        }
+        let ids = accepted(&outcomes[others]);
+        assert_eq!(duplicate(&outcomes[others + 1]).event_id, ids.event_id);
+    }
+    assert_eq!(count(&db, "select count(*) from store.jobs").await, 5);
+    assert_eq!(count(&db, "select count(*) from store.dedup_ledger").await, 5);
+    assert_eq!(
+        count(&db, "select sum(duplicates) from store.dedup_ledger").await,
+        1 + 2 + 3 + 4 + 4
+    );
+    assert_eq!(
+        count(&db, "select used from store.tenant_daily_quota_usage").await,
+        5
+    );
+}
+
+#[tokio::test]
+async fn a_fingerprint_is_what_the_database_makes_of_the_same() {
+    let db = TestDb::create().await;
+    let owner = db.owner().await;
+    let tenants = [
+        Uuid::nil(),
+        Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+    ];
+    let ids = [
+        None,
+        Some("evt_1"),
+        Some("\u{e4}\u{1f980}\\:'"),
+        Some("provider:hash:"),
+    ];
+    for (tenant, source, id, body) in tenants.into_iter().flat_map(|tenant| {
+        let pairs = ids
+            .into_iter()
+            .flat_map(|id| [(id, &b""[..]), (id, &b"\x00\\{}\xff"[..])]);
+        pairs.flat_map(move |(id, body)| ["generic", "a_b"].map(|source| (tenant, source, id, body)))
+    }) {
+        let print = Fingerprint::of(tenant, source, id, body);
+        let row = owner
+            .query_one(
+                "select sha256($4), relayforge.dedup_digest($1, $2, relayforge.dedup_key($3, sha256($4)))",
+                &[&tenant, &source, &id, &body],
+            )
+            .await
+            .unwrap();
+        assert_eq!(print.body_sha256(), row.get::<_, &[u8]>(0), "{id:?}");
+        assert_eq!(print.digest(), row.get::<_, &[u8]>(1), "{source} {id:?}");
+    }
 }
 
 #[tokio::test]

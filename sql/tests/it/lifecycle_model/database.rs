@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use serde_json::json;
+use sql::ingest::Fingerprint;
 use sql::testing::TestDb;
 use sql::{GenericClient as _, Object};
 use tokio_postgres::Row;
@@ -118,10 +119,27 @@ impl Database {
             .collect();
         let (none, text): (Vec<Option<Uuid>>, Vec<&str>) = batch.iter().map(|_| (None, "model")).unzip();
         let objects = vec![json!({ "a": "b" }); batch.len()];
+        // Half of the batches have them handed in, and half are guessed, often wrongly, to be new.
+        let prints: Option<Vec<Fingerprint>> = (batch.len() % 2 == 1).then(|| {
+            let fields = batch.iter().zip(&ids).zip(&bodies);
+            fields
+                .map(|((sent, id), body)| {
+                    Fingerprint::of(sent.tenant.id(), sent.source.name(), id.as_deref(), body)
+                })
+                .collect()
+        });
+        let hashes: Option<Vec<&[u8]>> = prints
+            .as_ref()
+            .map(|all| all.iter().map(Fingerprint::body_sha256).collect());
+        let digests: Option<Vec<&[u8]>> = prints
+            .as_ref()
+            .map(|all| all.iter().map(Fingerprint::digest).collect());
+        let expect_new = now.timestamp() % 2 == 0;
         self.rows(
             "select outcome, event_id, job_id, retry_after_seconds
                from relayforge.ingest_webhooks($1, $2, $3, $8, $4, $7, $5, $6, $8, $7, 0,
-                      make_interval(secs => $9), make_interval(secs => $10), p_now => $11)",
+                      make_interval(secs => $9), make_interval(secs => $10), p_now => $11,
+                      p_body_sha256s => $12, p_digests => $13, p_expect_new => $14)",
             &[
                 &tenants,
                 &sources,
@@ -134,6 +152,9 @@ impl Database {
                 &DEDUP_WINDOW.as_seconds_f64(),
                 &HASH_WINDOW.as_seconds_f64(),
                 &now,
+                &hashes,
+                &digests,
+                &expect_new,
             ],
         )
         .await
