@@ -177,8 +177,10 @@ impl Ingest {
 /// A batch is answered once the next one is on its way, or there is none: the database works meanwhile.
 async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
     let mut committed = Committed::default();
+    let mut kept = None;
     loop {
         if !is_ready(&shared, lane) {
+            kept = None;
             committed.answer();
             committed = Committed::default();
             tokio::select! {
@@ -199,7 +201,7 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
             tokio::time::sleep(IN_FLIGHT_PAUSE).await;
             continue;
         }
-        (committed, ()) = tokio::join!(biased; commit::commit_batch(&shared, batch), answering);
+        (committed, ()) = tokio::join!(biased; commit::commit_batch(&shared, batch, &mut kept), answering);
     }
 }
 

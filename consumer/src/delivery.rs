@@ -24,7 +24,7 @@ use crate::execute::Executor;
 use crate::finish::Writer;
 use crate::malformed::DeadLetters;
 use crate::metrics::metrics;
-use crate::subscription::{Receipt, Slot, Slots, Subscription, Taken};
+use crate::subscription::{Receipt, Slot, Slots, Subscription, Taken, acknowledge};
 use crate::wake::Wake;
 
 /// Starts asked for in one call.
@@ -159,7 +159,7 @@ impl Intake {
                 self.runs.spawn(async move {
                     if dead_letters.take(&message, reason).await {
                         malformed.inc();
-                        receipt.ack().await;
+                        acknowledge(vec![receipt]).await;
                     } else {
                         receipt.give_back_later().await;
                     }
@@ -186,9 +186,11 @@ impl Intake {
             match self.writer.database.call(CALL_TIMEOUT, call).await {
                 Ok(answers) => {
                     self.backoff.reset();
-                    for (delivery, answer) in held.drain(..asks.len()).zip(answers) {
-                        self.answer(delivery, answer).await;
-                    }
+                    let settled = held.drain(..asks.len()).zip(answers);
+                    let settled = settled
+                        .filter_map(|(delivery, answer)| self.answer(delivery, answer))
+                        .collect();
+                    acknowledge(settled).await;
                     continue;
                 }
                 Err(error) if error.is_retryable() => {}
@@ -212,8 +214,8 @@ impl Intake {
         Some(())
     }
 
-    /// Does what a start was answered with, and answers the broker.
-    async fn answer(&mut self, delivery: Delivery, answer: Start) {
+    /// Does what a start was answered with; returns what the broker has to forget.
+    fn answer(&mut self, delivery: Delivery, answer: Start) -> Option<Receipt> {
         let Delivery {
             asks: JobAttempt { job_id, attempt },
             correlation_id,
@@ -234,18 +236,18 @@ impl Intake {
             Start::Locked => "locked",
         };
         self.metrics.started.get_or_create(&ByOutcome { outcome }).inc();
-        if outcome == "locked" {
-            self.runs.spawn(receipt.give_back_later());
-        } else {
-            receipt.ack().await;
-        }
         if outcome == "started" {
-            return;
+            return Some(receipt);
         }
         if outcome == "poisoned" {
             self.writer.tally.dead_lettered(1);
             self.writer.waker.wish(Wake::Now);
         }
         tracing::info!(correlation_id, job.id = %job_id, attempt, outcome, "a message started nothing");
+        if outcome == "locked" {
+            self.runs.spawn(receipt.give_back_later());
+            return None;
+        }
+        Some(receipt)
     }
 }

@@ -21,6 +21,7 @@ pub mod registry;
 mod service;
 mod subscription;
 mod sweeper;
+mod unsettled;
 mod wake;
 
 pub use config::{Config, ConsumerConfig};

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ConsumerConfig;
+use crate::unsettled::Unsettled;
 
 /// Pause before a message is given back whose job somebody else holds.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
@@ -51,6 +52,7 @@ pub(crate) struct Taken {
 /// Answers the broker for one message. Dropped without an answer, the message comes again when the session has ended.
 pub(crate) struct Receipt {
     channel: Channel,
+    unsettled: Unsettled,
     /// Cancelled when the session ends: what is not acknowledged then is delivered again, to whomever.
     ended: CancellationToken,
     tag: u64,
@@ -62,6 +64,7 @@ struct Queue {
     name: String,
     consumer_tag: String,
     inbox: UnboundedReceiver<ConsumerMessage>,
+    unsettled: Unsettled,
 }
 
 /// The consumers of one session.
@@ -192,6 +195,7 @@ impl Queue {
             name: queue.to_owned(),
             consumer_tag,
             inbox,
+            unsettled: Unsettled::default(),
         })
     }
 
@@ -224,9 +228,11 @@ impl Queue {
     ) -> Option<Taken> {
         let receipt = Receipt {
             channel: self.channel.clone(),
+            unsettled: self.unsettled.clone(),
             ended: ended.clone(),
             tag: message.deliver.as_ref()?.delivery_tag(),
         };
+        self.unsettled.add(receipt.tag);
         let slot = Slot {
             _any: any,
             _retry: retry,
@@ -239,13 +245,41 @@ impl Queue {
     }
 }
 
+/// Tells the broker to forget these messages, with as few words as will do: each one costs it as much as delivering a message.
+/// If it can't be told, the session is about to end, and they come again and find their jobs started.
+pub(crate) async fn acknowledge(mut receipts: Vec<Receipt>) {
+    while let Some(first) = receipts.first() {
+        let channel = first.unsettled.clone();
+        let (mine, others): (Vec<Receipt>, Vec<Receipt>) = receipts
+            .into_iter()
+            .partition(|receipt| receipt.unsettled.is(&channel));
+        receipts = others;
+        acknowledge_on_one_channel(mine).await;
+    }
+}
+
+async fn acknowledge_on_one_channel(mut receipts: Vec<Receipt>) {
+    receipts.sort_unstable_by_key(|receipt| receipt.tag);
+    let tags: Vec<u64> = receipts.iter().map(|receipt| receipt.tag).collect();
+    let Some(first) = receipts.first() else {
+        return;
+    };
+    let (at_once, alone) = tags.split_at(first.unsettled.settled_at_once(&tags));
+    if let Some(last) = at_once.last() {
+        first.ack(*last, true, at_once).await;
+    }
+    for tag in alone {
+        first.ack(*tag, false, &[*tag]).await;
+    }
+}
+
 impl Receipt {
-    /// Tells the broker to forget the message. If it can't be told, the session is about to end, and the message comes
-    /// again and finds its job started.
-    pub(crate) async fn ack(&self) {
-        let ack = self.channel.basic_ack(BasicAckArguments::new(self.tag, false));
+    /// Sends one acknowledgement, which settles these.
+    async fn ack(&self, tag: u64, up_to: bool, settles: &[u64]) {
+        let ack = self.channel.basic_ack(BasicAckArguments::new(tag, up_to));
         // A connection that nobody reads holds up whoever writes to it.
         let _ = self.ended.run_until_cancelled(ack).await;
+        self.unsettled.settle(settles);
     }
 
     /// Has the broker deliver the message again.
@@ -254,6 +288,7 @@ impl Receipt {
             .channel
             .basic_nack(BasicNackArguments::new(self.tag, false, true));
         let _ = self.ended.run_until_cancelled(nack).await;
+        self.unsettled.settle(&[self.tag]);
     }
 
     /// The same after a pause, during which the message counts as one that waits in this process.

@@ -74,7 +74,14 @@ impl Committed {
 /// Commits a batch, and leaves the answers to the last part of it to the caller; all others are given here. What can't be
 /// passed whole is tried again in parts: by tenant, so that one tenant's held quota row stops nobody else; then, unless it is a
 /// lock that stands in the way, by halves, so that one bad webhook fails alone.
-pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) -> Committed {
+///
+/// `kept` is the connection of the batch before, if there was one just now: its server process has all at hand that a batch
+/// needs, and another would have to fetch it. It is left there for the next one, unless it failed.
+pub(super) async fn commit_batch(
+    shared: &Shared,
+    batch: Vec<Pending>,
+    kept: &mut Option<Object>,
+) -> Committed {
     let deadline = Instant::now() + shared.config.deadline();
     let mut in_flight = InFlight::of(&shared.queue, &batch);
     let batch = shared.locked.refuse(batch);
@@ -82,16 +89,19 @@ pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) -> Commit
     if batch.is_empty() {
         return committed;
     }
-    let client = match timeout_at(deadline, shared.pool.get()).await {
-        Ok(Ok(client)) => client,
-        Ok(Err(error)) => {
-            give_up(shared, batch, &error.to_string());
-            return committed;
-        }
-        Err(_) => {
-            give_up(shared, batch, "no connection in time");
-            return committed;
-        }
+    let client = match kept.take().filter(|client| !client.is_closed()) {
+        Some(client) => client,
+        None => match timeout_at(deadline, shared.pool.get()).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => {
+                give_up(shared, batch, &error.to_string());
+                return committed;
+            }
+            Err(_) => {
+                give_up(shared, batch, "no connection in time");
+                return committed;
+            }
+        },
     };
     // Once it has answered anything, a database that is late is busy, not away.
     let mut answered = false;
@@ -127,10 +137,11 @@ pub(super) async fn commit_batch(shared: &Shared, batch: Vec<Pending>) -> Commit
                     _ if answered => refuse_all(rest, LATE),
                     _ => give_up(shared, rest, "no answer in time"),
                 }
-                break;
+                return committed;
             }
         }
     }
+    *kept = Some(client);
     committed
 }
 

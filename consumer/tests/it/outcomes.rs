@@ -237,9 +237,9 @@ async fn a_job_that_somebody_holds_keeps_only_itself_waiting() {
     let world = World::new().await;
     let consumer = world.consumer().await;
     let held = world.job("log", json!({})).await;
-    let running = world.sent_job("chaos", json!({ "sleep_ms": 300 })).await;
-    world.until(running, "processing").await;
     let psql = world.db.owner().await;
+    let running = world.sent_job("chaos", json!({ "sleep_ms": 1000 })).await;
+    world.until(running, "processing").await;
     psql.batch_execute(&format!(
         "begin; select from store.open_jobs where job_id in ('{held}', '{running}') for update"
     ))
