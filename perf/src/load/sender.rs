@@ -1,20 +1,23 @@
 //! The connections of a run, on a thread of their own with a runtime of one thread: what is measured shares the machine with
 //! them, and has to find them cheap.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use chrono::Utc;
+use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::events::Events;
+use super::events::{Event, Events};
 use super::plan::Plan;
 use super::tally::{Expected, Promise, Tally};
-use super::wire::Wire;
+use super::wire::{ANSWER_TIMEOUT, Wire};
 
 /// What all connections of a run share.
 pub(super) struct Shared {
@@ -46,23 +49,27 @@ pub(super) async fn send(shared: Arc<Shared>, connections: u32) -> anyhow::Resul
 fn send_here(shared: &Arc<Shared>, connections: u32) -> anyhow::Result<Tally> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build_local(LocalOptions::default())?;
     runtime.block_on(async {
+        let desk = Rc::new(Desk {
+            shared: Arc::clone(shared),
+            event: RefCell::default(),
+            tally: RefCell::default(),
+        });
         let mut running = JoinSet::new();
         for _ in 0..connections {
-            let wire = Wire::new(&shared.base)?;
-            running.spawn(run_connection(Arc::clone(shared), wire));
+            let wire = Wire::new(&shared.base, ANSWER_TIMEOUT)?;
+            running.spawn_local(run_connection(Rc::clone(&desk), wire));
         }
-        let mut all = Tally::default();
         while let Some(one) = running.join_next().await {
-            all.join(one??);
+            one??;
         }
-        Ok(all)
+        Ok(desk.tally.take())
     })
 }
 
-async fn run_connection(shared: Arc<Shared>, mut wire: Wire) -> anyhow::Result<Tally> {
-    let mut tally = Tally::default();
+async fn run_connection(desk: Rc<Desk>, mut wire: Wire) -> anyhow::Result<()> {
+    let shared = &desk.shared;
     let mut last: Option<Promise> = None;
     while let Some(turn) = shared.plan.take() {
         if turn.due > Instant::now() {
@@ -73,12 +80,25 @@ async fn run_connection(shared: Arc<Shared>, mut wire: Wire) -> anyhow::Result<T
             _ => Expected::New(turn.number),
         };
         let (Expected::New(number) | Expected::Duplicate(Promise { number, .. })) = expected;
-        let event = shared.events.event(number, Utc::now().timestamp())?;
-        let answer = wire.post(shared.path(number), event).await;
+        {
+            let mut event = desk.event.borrow_mut();
+            shared.events.make(number, Utc::now().timestamp(), &mut event)?;
+            wire.write(shared.path(number), &event)?;
+        }
+        let answer = wire.exchange().await;
         shared.answered.fetch_add(1, Ordering::Relaxed);
+        let mut tally = desk.tally.borrow_mut();
         last = tally.add(&shared.plan, turn.due, expected, answer).or(last);
     }
-    Ok(tally)
+    Ok(())
+}
+
+/// What the connections share on their thread. One of each is still in the processor's cache when the next connection has
+/// its answer; one for each connection would not be.
+struct Desk {
+    shared: Arc<Shared>,
+    event: RefCell<Event>,
+    tally: RefCell<Tally>,
 }
 
 impl Shared {
