@@ -1,9 +1,11 @@
 //! Load on ingest: new events and some that come again, over a fixed number of connections, in a closed loop or at a rate;
 //! each answer checked, and the answers compared with the rows afterwards.
 //!
-//! `load/plan.rs` says which request is next and when it is due, `load/events.rs` makes it, `load/sender.rs` sends it over
-//! `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is stored. [`ingest`] is all of it.
+//! `load/plan.rs` says which request is next and when it is due, `load/alarm.rs` waits for that, `load/events.rs` makes it,
+//! `load/sender.rs` sends it over `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is
+//! stored. [`ingest`] is all of it.
 
+mod alarm;
 mod answer;
 mod check;
 mod deadline;

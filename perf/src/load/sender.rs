@@ -5,17 +5,17 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
 use anyhow::Context as _;
 use chrono::Utc;
 use tokio::runtime::LocalOptions;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use url::Url;
 
+use super::alarm::Alarm;
 use super::events::{Event, Events};
-use super::plan::Plan;
+use super::plan::{Plan, Turn};
 use super::tally::{Expected, Promise, Tally};
 use super::wire::{ANSWER_TIMEOUT, Wire};
 
@@ -51,11 +51,7 @@ fn send_here(shared: &Arc<Shared>, connections: u32) -> anyhow::Result<Tally> {
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let desk = Rc::new(Desk {
-            shared: Arc::clone(shared),
-            event: RefCell::default(),
-            tally: RefCell::default(),
-        });
+        let desk = Rc::new(Desk::new(Arc::clone(shared))?);
         let mut running = JoinSet::new();
         for _ in 0..connections {
             let wire = Wire::new(&shared.base, ANSWER_TIMEOUT)?;
@@ -71,10 +67,7 @@ fn send_here(shared: &Arc<Shared>, connections: u32) -> anyhow::Result<Tally> {
 async fn run_connection(desk: Rc<Desk>, mut wire: Wire) -> anyhow::Result<()> {
     let shared = &desk.shared;
     let mut last: Option<Promise> = None;
-    while let Some(turn) = shared.plan.take() {
-        if turn.due > Instant::now() {
-            tokio::time::sleep_until(turn.due.into()).await;
-        }
+    while let Some(turn) = desk.next_turn().await? {
         let expected = match last {
             Some(last) if turn.number % 100 < shared.duplicates => Expected::Duplicate(last),
             _ => Expected::New(turn.number),
@@ -97,8 +90,36 @@ async fn run_connection(desk: Rc<Desk>, mut wire: Wire) -> anyhow::Result<()> {
 /// its answer; one for each connection would not be.
 struct Desk {
     shared: Arc<Shared>,
+    /// Of an open loop. Whoever has it takes the next turn and waits for it; the other free connections stand in line.
+    alarm: Option<Mutex<Alarm>>,
     event: RefCell<Event>,
     tally: RefCell<Tally>,
+}
+
+impl Desk {
+    /// Needs a runtime.
+    fn new(shared: Arc<Shared>) -> anyhow::Result<Self> {
+        let alarm = shared.plan.is_open().then(Alarm::new).transpose()?;
+        Ok(Self {
+            shared,
+            alarm: alarm.map(Mutex::new),
+            event: RefCell::default(),
+            tally: RefCell::default(),
+        })
+    }
+
+    /// The next turn, when it is due.
+    async fn next_turn(&self) -> anyhow::Result<Option<Turn>> {
+        let Some(alarm) = &self.alarm else {
+            return Ok(self.shared.plan.take());
+        };
+        let mut alarm = alarm.lock().await;
+        let turn = self.shared.plan.take();
+        if let Some(turn) = turn {
+            alarm.wait_until(turn.due).await?;
+        }
+        Ok(turn)
+    }
 }
 
 impl Shared {
