@@ -15,7 +15,7 @@ use serde::Serialize;
 use sql::event::{EventHeaders, SourceKind, inspect, stored_headers};
 
 use crate::config::HotPathArgs;
-use crate::load::Events;
+use crate::load::{Event, Events};
 use crate::report::{Align, Table};
 
 /// Bytes of the bodies.
@@ -77,13 +77,11 @@ pub fn run(arguments: &HotPathArgs) -> anyhow::Result<Report> {
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn request(body_bytes: usize) -> anyhow::Result<Request> {
-    let event = Events::new(SourceKind::Generic, SECRET, body_bytes).event(1, 0)?;
+    let mut event = Event::default();
+    Events::new(SourceKind::Generic, SECRET, body_bytes).make(1, 0, &mut event)?;
     let mut headers = HeaderMap::new();
-    for (name, value) in &event.headers {
-        headers.insert(
-            HeaderName::try_from(name.as_str())?,
-            HeaderValue::from_bytes(value.as_bytes())?,
-        );
+    for (name, value) in event.headers() {
+        headers.insert(HeaderName::try_from(name)?, HeaderValue::from_str(value)?);
     }
     // What a sender's client adds.
     for (name, value) in [
@@ -96,7 +94,7 @@ fn request(body_bytes: usize) -> anyhow::Result<Request> {
     }
     Ok(Request {
         headers,
-        body: event.body.to_vec(),
+        body: event.body,
     })
 }
 

@@ -1,10 +1,14 @@
 //! Load on ingest: new events and some that come again, over a fixed number of connections, in a closed loop or at a rate;
 //! each answer checked, and the answers compared with the rows afterwards.
 //!
-//! `load/plan.rs` says which request is next and when it is due, `load/events.rs` makes it, `load/sender.rs` sends it over
-//! `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is stored. [`ingest`] is all of it.
+//! `load/plan.rs` says which request is next and when it is due, `load/alarm.rs` waits for that, `load/events.rs` makes it,
+//! `load/sender.rs` sends it over `load/wire.rs`, `load/tally.rs` judges the answer, `load/check.rs` compares with what is
+//! stored. [`ingest`] is all of it.
 
+mod alarm;
+mod answer;
 mod check;
+mod deadline;
 mod events;
 mod plan;
 mod report;
@@ -21,7 +25,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use sql::DbError;
 
-pub(crate) use self::events::Events;
+pub(crate) use self::events::{Event, Events};
 use self::plan::Plan;
 pub use self::report::Report;
 pub(crate) use self::report::usage_table;

@@ -21,7 +21,7 @@ pub(super) async fn check(
 ) -> Result<Comparison, DbError> {
     let prefix = events.prefix();
     let mut stored: Vec<(u32, Uuid, Option<Uuid>)> = Vec::with_capacity(promises.len());
-    for_each_stored(client, &prefix, since, |row| {
+    for_each_stored(client, prefix, since, |row| {
         let number = row.provider_event_id[prefix.len()..].parse();
         stored.extend(number.ok().map(|number| (number, row.event_id, row.job_id)));
     })

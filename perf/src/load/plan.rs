@@ -51,6 +51,11 @@ impl Plan {
         (number < self.most && due < self.ends).then_some(Turn { number, due })
     }
 
+    /// Whether requests fall due at fixed times.
+    pub(crate) fn is_open(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// When the first request was due.
     pub(crate) fn began(&self) -> Instant {
         self.began

@@ -1,10 +1,9 @@
 //! What connections have seen: answers, latencies, and what was promised.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::StatusCode;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -23,7 +22,7 @@ pub(crate) struct Promise {
     pub(crate) due: Duration,
 }
 
-/// What one connection has seen, or all of them.
+/// What all connections have seen.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// New events that were accepted, in and out of the window.
@@ -59,13 +58,18 @@ struct Acceptance {
     deduped: bool,
 }
 
+const ACCEPTED: u16 = 202;
+const CONFLICT: u16 = 409;
+const TOO_MANY_REQUESTS: u16 = 429;
+
 /// The code that a source which rejects replays answers a duplicate with.
 const REPLAY: &str = "replay";
 
 /// The stable code of a problem document.
 #[derive(Deserialize)]
-struct Problem {
-    code: String,
+struct Problem<'a> {
+    #[serde(borrow)]
+    code: Cow<'a, str>,
 }
 
 /// What a request should be answered with.
@@ -84,12 +88,16 @@ impl Tally {
         plan: &Plan,
         due: Instant,
         expected: Expected,
-        answer: anyhow::Result<(StatusCode, Bytes)>,
+        answer: anyhow::Result<(u16, &[u8])>,
     ) -> Option<Promise> {
         let now = Instant::now();
         let (seen, verdict) = judge(plan, due, expected, answer);
         self.requests += 1;
-        *self.answers.entry(seen).or_default() += 1;
+        // Nearly all of them were seen before, and cost no memory of their own.
+        match self.answers.get_mut(seen.as_ref()) {
+            Some(times) => *times += 1,
+            None => drop(self.answers.insert(seen.into_owned(), 1)),
+        }
         let answered_in_window = now >= plan.warm() && now < plan.ends();
         let Ok(promise) = verdict else {
             self.wrong += u32::from(verdict == Err(Refusal::Wrong));
@@ -109,24 +117,6 @@ impl Tally {
         self.promises.extend(promise);
         promise
     }
-
-    /// Adds another connection's.
-    pub(super) fn join(&mut self, other: Self) {
-        self.promises.extend(other.promises);
-        self.window.latencies.extend(other.window.latencies);
-        self.window.accepted += other.window.accepted;
-        self.window.refused += other.window.refused;
-        self.by_second
-            .resize(self.by_second.len().max(other.by_second.len()), 0);
-        for (sum, more) in self.by_second.iter_mut().zip(other.by_second) {
-            *sum += more;
-        }
-        for (seen, times) in other.answers {
-            *self.answers.entry(seen).or_default() += times;
-        }
-        self.requests += other.requests;
-        self.wrong += other.wrong;
-    }
 }
 
 /// Why an answer is no acceptance.
@@ -142,29 +132,30 @@ fn judge(
     plan: &Plan,
     due: Instant,
     expected: Expected,
-    answer: anyhow::Result<(StatusCode, Bytes)>,
-) -> (String, Result<Option<Promise>, Refusal>) {
+    answer: anyhow::Result<(u16, &[u8])>,
+) -> (Cow<'static, str>, Result<Option<Promise>, Refusal>) {
     let (status, body) = match answer {
         Ok(answer) => answer,
-        Err(error) => return (format!("no answer: {}", error.root_cause()), Err(Refusal::Wrong)),
-    };
-    if status != StatusCode::ACCEPTED {
-        let code = serde_json::from_slice::<Problem>(&body);
-        let code = code.map_or_else(
-            |_| "without a problem document".to_owned(),
-            |problem| problem.code,
-        );
-        if matches!(expected, Expected::Duplicate(_))
-            && (status, code.as_str()) == (StatusCode::CONFLICT, REPLAY)
-        {
-            return (format!("409 {code}"), Ok(None));
+        Err(error) => {
+            let seen = format!("no answer: {}", error.root_cause());
+            return (seen.into(), Err(Refusal::Wrong));
         }
-        let limited = status == StatusCode::TOO_MANY_REQUESTS;
+    };
+    if status != ACCEPTED {
+        let code = serde_json::from_slice::<Problem>(body);
+        let code = code.map_or("without a problem document".into(), |problem| problem.code);
+        let seen = format!("{status} {code}").into();
+        if matches!(expected, Expected::Duplicate(_)) && (status, &*code) == (CONFLICT, REPLAY) {
+            return (seen, Ok(None));
+        }
+        let limited = status == TOO_MANY_REQUESTS;
         let refusal = if limited { Refusal::Limited } else { Refusal::Wrong };
-        return (format!("{} {code}", status.as_u16()), Err(refusal));
+        return (seen, Err(refusal));
     }
-    let Ok(accepted) = serde_json::from_slice::<Acceptance>(&body) else {
-        return ("202 with another body".to_owned(), Err(Refusal::Wrong));
+    // Looked through for UTF-8 at once: by `from_slice` it would be for each string of it.
+    let accepted = std::str::from_utf8(body).map(serde_json::from_str::<Acceptance>);
+    let Ok(Ok(accepted)) = accepted else {
+        return ("202 with another body".into(), Err(Refusal::Wrong));
     };
     match expected {
         Expected::New(number) if !accepted.deduped => {
@@ -174,21 +165,18 @@ fn judge(
                 job_id: accepted.job_id,
                 due: due - plan.began(),
             };
-            ("202 accepted".to_owned(), Ok(Some(promise)))
+            ("202 accepted".into(), Ok(Some(promise)))
         }
         Expected::Duplicate(first)
             if accepted.deduped && (accepted.event_id, accepted.job_id) == (first.event_id, first.job_id) =>
         {
-            ("202 duplicate".to_owned(), Ok(None))
+            ("202 duplicate".into(), Ok(None))
         }
         Expected::New(_) => (
-            "202 as a duplicate of what was never sent".to_owned(),
+            "202 as a duplicate of what was never sent".into(),
             Err(Refusal::Wrong),
         ),
-        Expected::Duplicate(_) => (
-            "202 that is not the first event's".to_owned(),
-            Err(Refusal::Wrong),
-        ),
+        Expected::Duplicate(_) => ("202 that is not the first event's".into(), Err(Refusal::Wrong)),
     }
 }
 
@@ -196,11 +184,11 @@ fn judge(
 mod tests {
     use super::*;
 
-    fn answer(event_id: u128, deduped: bool) -> anyhow::Result<(StatusCode, Bytes)> {
+    fn body(event_id: u128, deduped: bool) -> Vec<u8> {
         let body = serde_json::json!({
             "event_id": Uuid::from_u128(event_id), "job_id": Uuid::from_u128(9), "deduped": deduped, "accepted": true,
         });
-        Ok((StatusCode::ACCEPTED, body.to_string().into()))
+        body.to_string().into()
     }
 
     #[test]
@@ -208,23 +196,19 @@ mod tests {
         let plan = Plan::new(None, Duration::ZERO, Duration::from_secs(60), 10);
         let due = plan.began();
         let mut tally = Tally::default();
-        let first = tally.add(&plan, due, Expected::New(1), answer(7, false)).unwrap();
+        let [new, duplicate, other_duplicate] =
+            [(7, false), (7, true), (8, true)].map(|(event_id, deduped)| body(event_id, deduped));
+        let first = tally.add(&plan, due, Expected::New(1), Ok((202, &new))).unwrap();
         assert_eq!((first.number, first.event_id), (1, Uuid::from_u128(7)));
-        assert!(
-            tally
-                .add(&plan, due, Expected::Duplicate(first), answer(7, true))
-                .is_none()
-        );
+        let again = tally.add(&plan, due, Expected::Duplicate(first), Ok((202, &duplicate)));
+        assert!(again.is_none());
         assert_eq!((tally.window.accepted, tally.wrong), (2, 0));
         for (expected, answer) in [
-            (Expected::New(2), answer(8, true)),
-            (Expected::Duplicate(first), answer(7, false)),
-            (Expected::Duplicate(first), answer(8, true)),
-            (Expected::New(2), Ok((StatusCode::ACCEPTED, "{}".into()))),
-            (
-                Expected::New(2),
-                Ok((StatusCode::INTERNAL_SERVER_ERROR, r#"{"code":"internal"}"#.into())),
-            ),
+            (Expected::New(2), Ok((202, &other_duplicate[..]))),
+            (Expected::Duplicate(first), Ok((202, &new))),
+            (Expected::Duplicate(first), Ok((202, &other_duplicate))),
+            (Expected::New(2), Ok((202, b"{}"))),
+            (Expected::New(2), Ok((500, br#"{"code":"internal"}"#))),
             (Expected::New(2), Err(anyhow::anyhow!("refused"))),
         ] {
             tally.add(&plan, due, expected, answer);
@@ -233,7 +217,7 @@ mod tests {
             (tally.promises.len(), tally.wrong, tally.window.refused),
             (1, 6, 6)
         );
-        let limited = Ok((StatusCode::TOO_MANY_REQUESTS, r#"{"code":"rate_limited"}"#.into()));
+        let limited = Ok((429, &br#"{"code":"rate_limited"}"#[..]));
         tally.add(&plan, due, Expected::New(3), limited);
         assert_eq!(
             (tally.wrong, tally.window.refused),
