@@ -1916,14 +1916,20 @@ CREATE FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], 
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
+declare
+  v_stamp constant text := relayforge.uuid7_stamp(p_now);
+  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
 begin
   with gone as (
     delete from outbox_messages o
-     where o.id = any (p_confirmed)
-    returning o.target, o.job_id, o.attempt
+     using unnest(p_confirmed) with ordinality as c(id, ord)
+     where o.id = c.id
+    returning o.target, o.job_id, o.attempt, c.ord::integer as ord
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target in ('jobs', 'retries');
+  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail(v_seed, g.ord)), g.job_id, 'published', g.attempt
+    from gone g
+   where g.target in ('jobs', 'retries');
   update outbox_messages o
      set attempts = o.attempts + 1,
          last_error = left(d.error, 2000),
@@ -1944,6 +1950,8 @@ CREATE FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_
     AS $$
 #variable_conflict use_column
 declare
+  v_stamp constant text := relayforge.uuid7_stamp(p_now);
+  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];
@@ -1953,11 +1961,12 @@ declare
   v_last uuid;
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
-  select array_agg(q.outcome), array_agg(case when q.outcome = 'started' then gen_random_uuid() end),
+  select array_agg(q.outcome), array_agg(case when q.outcome = 'started'
+                        then relayforge.uuid7_of(v_stamp, q.ord, relayforge.uuid7_tail(v_seed, q.ord)) end),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
     into v_outcomes, v_run_ids, v_poisoned
     from (
-      select i.job_id,
+      select i.job_id, i.ord::integer as ord,
              case
                when o.job_id = any (v_locked) then 'locked'
                when o.job_id is null then

@@ -28,6 +28,8 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
+  v_stamp constant text := relayforge.uuid7_stamp(p_now);
+  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];
@@ -38,11 +40,12 @@ declare
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
 
-  select array_agg(q.outcome), array_agg(case when q.outcome = 'started' then gen_random_uuid() end),
+  select array_agg(q.outcome), array_agg(case when q.outcome = 'started'
+                        then relayforge.uuid7_of(v_stamp, q.ord, relayforge.uuid7_tail(v_seed, q.ord)) end),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
     into v_outcomes, v_run_ids, v_poisoned
     from (
-      select i.job_id,
+      select i.job_id, i.ord::integer as ord,
              case
                when o.job_id = any (v_locked) then 'locked'
                when o.job_id is null then

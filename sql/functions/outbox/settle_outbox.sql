@@ -20,14 +20,20 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_stamp constant text := relayforge.uuid7_stamp(p_now);
+  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
 begin
   with gone as (
     delete from outbox_messages o
-     where o.id = any (p_confirmed)
-    returning o.target, o.job_id, o.attempt
+     using unnest(p_confirmed) with ordinality as c(id, ord)
+     where o.id = c.id
+    returning o.target, o.job_id, o.attempt, c.ord::integer as ord
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7(p_now, 0), g.job_id, 'published', g.attempt from gone g where g.target in ('jobs', 'retries');
+  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail(v_seed, g.ord)), g.job_id, 'published', g.attempt
+    from gone g
+   where g.target in ('jobs', 'retries');
 
   update outbox_messages o
      set attempts = o.attempts + 1,
