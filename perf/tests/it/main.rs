@@ -10,6 +10,7 @@
 )]
 
 mod binaries;
+mod costs;
 mod database;
 mod delivery;
 mod demo;
