@@ -17,6 +17,7 @@ mod demo;
 mod environment;
 mod faults;
 mod graceful;
+mod instructions;
 mod limits;
 mod measure;
 mod message;
