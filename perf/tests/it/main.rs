@@ -10,12 +10,14 @@
 )]
 
 mod binaries;
+mod costs;
 mod database;
 mod delivery;
 mod demo;
 mod environment;
 mod faults;
 mod graceful;
+mod instructions;
 mod limits;
 mod measure;
 mod message;
