@@ -37,6 +37,9 @@ pub enum Command {
     /// Measures the database by itself, empty and with millions of jobs, in databases that it makes and drops. Exit code
     /// 1 if a goal is missed.
     Database(DatabaseArgs),
+    /// Reads what `./dev measure` has measured, and says which goals are met. Exit code 1 if one is missed, or a measurement
+    /// has failed.
+    Summary(SummaryArgs),
 }
 
 /// Where Relayforge is, and where the demo tenant's secrets are kept.
@@ -441,6 +444,30 @@ pub enum Measurement {
     Through,
     /// Ingest and claims beside an old snapshot, both.
     Claims,
+}
+
+/// Of `summary`.
+#[derive(clap::Args, Debug)]
+pub struct SummaryArgs {
+    /// The folder with what each measurement has written. Links to pictures are from the folder above it.
+    #[arg(long, value_name = "FOLDER")]
+    pub results: PathBuf,
+
+    /// When it was measured.
+    #[arg(long, default_value = "unknown")]
+    pub date: String,
+
+    /// What was measured.
+    #[arg(long, default_value = "unknown")]
+    pub commit: String,
+
+    /// PostgreSQL's version.
+    #[arg(long, value_name = "VERSION", default_value = "unknown")]
+    pub postgres: String,
+
+    /// RabbitMQ's version.
+    #[arg(long, value_name = "VERSION", default_value = "unknown")]
+    pub rabbitmq: String,
 }
 
 #[cfg(test)]

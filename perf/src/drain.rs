@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::DateTime;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sql::DbError;
 use sql::activity::clock;
 use sql::volume::{count_open_jobs, for_each_succeeded};
@@ -22,7 +22,7 @@ use crate::plots::{Line, draw_seconds};
 use crate::report::{Align, Table};
 
 /// What a drain has shown.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Jobs that waited when the relay went on.
     pub jobs: usize,

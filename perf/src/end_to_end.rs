@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sql::activity::clock;
 use sql::volume::for_each_succeeded;
 use sql::{DbError, GenericClient};
@@ -33,10 +33,10 @@ const CLOCK_READINGS: usize = 50;
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// A backlog grows if in a second it takes on more than this share of what arrives in one.
-const GROWTH_BOUND: f64 = 0.01;
+pub(crate) const GROWTH_BOUND: f64 = 0.01;
 
 /// A run for each rate.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     goal_ms: u32,
     offset: ClockOffset,
@@ -45,17 +45,21 @@ pub struct Report {
 }
 
 /// How far the database's clock is ahead of ours, and what the question took: the error is at most half of that.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct ClockOffset {
     ahead_us: i64,
     asked_for_us: u32,
 }
 
 /// What was seen at one rate.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Rate {
     /// Webhooks that were due in a second.
     pub a_second: u32,
+    /// Seconds that were measured.
+    pub seconds: f64,
+    /// Acceptances in each of them.
+    pub accepted_a_second: f64,
     /// New events that were accepted, warm-up included.
     pub accepted: usize,
     /// Answers other than the acceptance of a new event, or none, by what they were.
@@ -157,11 +161,14 @@ impl Rate {
             .filter(|count| count.at >= warmup.as_secs_f64())
             .copied()
             .collect();
+        let seconds = sent.window.as_secs_f64();
         let mut refused = sent.tally.answers;
         refused
             .retain(|answer, _| !answer.starts_with("202 accepted") && !answer.starts_with("202 duplicate"));
         Self {
             a_second,
+            seconds,
+            accepted_a_second: f64::from(sent.tally.window.accepted) / seconds.max(f64::MIN_POSITIVE),
             accepted: sent.tally.promises.len(),
             refused,
             latencies: Latencies::of(micros),

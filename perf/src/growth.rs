@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sql::volume::{Scratch, checkpoint, fill, filled, make_tenants};
 use tokio::process::{Child, Command};
 
@@ -26,7 +26,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The least that ingest with the most jobs may be, as a share of ingest with none.
-const GOAL: f64 = 0.85;
+pub(crate) const GOAL: f64 = 0.85;
 
 /// Limits that are never reached, but looked at.
 const HIGH_LIMITS: [(&str, &str); 5] = [
@@ -38,14 +38,14 @@ const HIGH_LIMITS: [(&str, &str); 5] = [
 ];
 
 /// A line for each size.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Fewest jobs first.
     pub sizes: Vec<Size>,
 }
 
 /// What a database with so many jobs takes in.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Size {
     /// Jobs before the measurement.
     pub jobs: u32,

@@ -11,7 +11,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use anyhow::Context as _;
 use api::signature::{VerifyingKey, X_SIGNATURE, verify};
 use ring::{digest, hmac};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sql::event::{EventHeaders, SourceKind, inspect, stored_headers};
 
 use crate::config::HotPathArgs;
@@ -31,17 +31,17 @@ const SLICE: Duration = Duration::from_millis(25);
 const CALLS: u32 = 64;
 
 /// The least that verifying a body of 256 bytes may be, as a share of the bare HMAC.
-const GOAL: f64 = 0.8;
+pub(crate) const GOAL: f64 = 0.8;
 
 /// A line for each body.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Shortest first.
     pub bodies: Vec<Speeds>,
 }
 
 /// Calls a second.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Speeds {
     /// Bytes of the body.
     pub body_bytes: usize,

@@ -1,7 +1,7 @@
 //! What a load run was promised, compared with what the database has: nothing missing, nothing doubled.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sql::operators::find_events;
 use sql::{DbError, GenericClient};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ pub struct Accepted {
 }
 
 /// The outcome of a comparison.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Events that were answered 202.
     pub accepted: usize,

@@ -2,8 +2,9 @@
 //! tests send. And measures what it costs: idle, and the database by itself.
 //!
 //! Start with `scenario.rs` for what is sent and `client.rs` for how; then `demo.rs`, or `load.rs`, which `drain.rs`,
-//! `end_to_end.rs` and `growth.rs` send with. `idle.rs`, `hot_path.rs` and `database.rs` stand by themselves. Errors are `anyhow` here, other than in the libraries of the services: every one of them ends as a line for
-//! the person who called.
+//! `end_to_end.rs` and `growth.rs` send with. `idle.rs`, `hot_path.rs` and `database.rs` stand by themselves; `summary.rs` reads
+//! what the others have written. Errors are `anyhow` here, other than in the libraries of the services: every one of them ends
+//! as a line for the person who called.
 
 mod backlog;
 pub mod client;
@@ -22,3 +23,4 @@ mod processes;
 mod progress;
 pub mod report;
 pub mod scenario;
+pub mod summary;

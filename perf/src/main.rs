@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use perf::config::{Cli, Command};
-use perf::{database, demo, drain, end_to_end, growth, hot_path, idle, load};
+use perf::{database, demo, drain, end_to_end, growth, hot_path, idle, load, summary};
 use serde::Serialize;
 
 #[tokio::main]
@@ -83,6 +83,11 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             let report = idle::run(&arguments).await?;
             print!("{report}");
             Ok(report.is_right())
+        }
+        Command::Summary(arguments) => {
+            let summary = summary::read(&arguments)?;
+            print!("{summary}");
+            Ok(summary.is_right())
         }
         Command::Database(arguments) => {
             let report = database::run(&arguments).await?;

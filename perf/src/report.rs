@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// How a column is set.
@@ -118,7 +118,7 @@ impl fmt::Display for Markdown<'_> {
 }
 
 /// How long things took: percentiles of all of them, in milliseconds. None where there were none.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Latencies {
     /// How many there were.
     pub count: usize,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::usage::Usage;
 use super::{Sent, Tally};
@@ -14,14 +14,14 @@ use crate::plots::{Line, by_second, draw_latencies, draw_seconds};
 use crate::report::{Align, Latencies, Table, mebibytes};
 
 /// What a run has shown.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Connections.
     pub connections: u32,
     /// Webhooks a second that were due; none in a closed loop.
     pub rate: Option<u32>,
     /// Whose payload.
-    pub source: &'static str,
+    pub source: String,
     /// Bytes of each body.
     pub body_bytes: usize,
     /// Tenants.
@@ -59,7 +59,7 @@ impl Report {
         Self {
             connections: arguments.load.sender.connections,
             rate: arguments.rate,
-            source: arguments.load.source.as_str(),
+            source: arguments.load.source.as_str().to_owned(),
             body_bytes: sent.events.body_bytes(),
             tenants: arguments.load.tenants,
             seconds,
@@ -196,7 +196,7 @@ pub(crate) fn usage_table(usage: &[Usage], a_second: f64) -> Table {
     } in usage
     {
         table.row([
-            (*process).to_owned(),
+            process.clone(),
             format!("{cores:.2}"),
             format!("{:.1}", cores / a_second * 1e6),
             mebibytes(*most_memory),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::config::Pids;
@@ -12,10 +12,10 @@ use crate::processes::{Measured, find_all, times};
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a process has used.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Usage {
     /// Its name.
-    pub process: &'static str,
+    pub process: String,
     /// Cores, over the window.
     pub cores: f64,
     /// The most memory, in bytes: of a service what was resident, of a server with its descendants what is theirs, shared
@@ -62,7 +62,7 @@ pub(crate) async fn watch(
         .zip(after)
         .map(|(before, after)| after.saturating_sub(*before));
     let usage = |((measured, used), most_memory): ((&Measured, Duration), u64)| Usage {
-        process: measured.name,
+        process: measured.name.to_owned(),
         cores: used.as_secs_f64() / window,
         most_memory,
     };
@@ -88,7 +88,7 @@ mod tests {
             let (finished, is_finished) = oneshot::channel::<()>();
             drop(finished);
             let usage = watch(&Pids::default(), from, until, is_finished).await.unwrap();
-            let processes: Vec<&str> = usage.iter().map(|usage| usage.process).collect();
+            let processes: Vec<&str> = usage.iter().map(|usage| usage.process.as_str()).collect();
             assert_eq!(processes, ["load"]);
             assert!(
                 usage[0].most_memory > 0 && usage[0].cores.is_finite(),
