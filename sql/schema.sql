@@ -867,7 +867,7 @@ begin
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
 end $$;
 COMMENT ON FUNCTION relayforge.hold_jobs(p_job_ids uuid[], p_reason text, p_actor text, p_now timestamp with time zone) IS 'Keeps jobs from being started until release_jobs, 1 to 1,000 a call, and answers each: held, processing (a run is under way: not held), final (it has its outcome) or unknown. Audited, with the reason.';
-CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone DEFAULT clock_timestamp(), p_body_sha256s bytea[] DEFAULT NULL::bytea[], p_digests bytea[] DEFAULT NULL::bytea[], p_expect_new boolean DEFAULT false) RETURNS TABLE(outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
+CREATE FUNCTION relayforge.ingest_webhooks(p_tenant_ids uuid[], p_sources text[], p_provider_event_ids text[], p_event_types text[], p_bodies bytea[], p_headers jsonb[], p_signature_timestamps timestamp with time zone[], p_secret_ids uuid[], p_correlation_ids text[], p_trace_contexts jsonb[], p_default_daily_quota bigint, p_dedup_window interval, p_hash_window interval, p_now timestamp with time zone DEFAULT clock_timestamp(), p_body_sha256s bytea[] DEFAULT NULL::bytea[], p_digests bytea[] DEFAULT NULL::bytea[], p_expect_new boolean DEFAULT false) RETURNS TABLE(outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer, guessed_wrong boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -917,11 +917,13 @@ declare
   v_keys integer;
   v_put integer;
   v_known boolean := false;
+  v_guessed_wrong boolean := false;
   v_exceeded boolean;
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   if p_tenant_ids[1] = all (p_tenant_ids) and p_sources[1] = all (p_sources)
-     and p_body_sha256s is not null and p_digests is not null then
+     and cardinality(p_body_sha256s) = v_count and array_position(p_body_sha256s, null) is null
+     and cardinality(p_digests) = v_count and array_position(p_digests, null) is null then
     select t.status = 'active' and s.replay_policy = 'absorb' and s.dedup <> 'none'
            and (s.dedup <> 'event_id' or array_position(p_provider_event_ids, null) is null),
            array_fill(s.job_kind, array[v_count]), case when s.fanout then array_fill(true, array[v_count]) end,
@@ -1044,7 +1046,7 @@ begin
        order by 1;
       v_put := v_keys;
     exception when unique_violation then
-      null;
+      v_guessed_wrong := true;
     end;
   end if;
   -- Our id goes in where the key is free or expired; a live row stays as it is, but locked, so that it is neither purged nor
@@ -1245,7 +1247,7 @@ begin
   end if;
   if v_outcomes is null then
     return query
-    select 'accepted', v_ids[g.ord], v_ids[g.ord], v_new_job_ids[g.ord], null::integer
+    select 'accepted', v_ids[g.ord], v_ids[g.ord], v_new_job_ids[g.ord], null::integer, v_guessed_wrong
       from generate_series(1, v_count) as g(ord);
     return;
   end if;
@@ -1301,7 +1303,8 @@ begin
          case when i.outcome in ('accepted', 'duplicate') then i.id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.event_id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.job_id end,
-         case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end
+         case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end,
+         v_guessed_wrong
     from unnest(v_outcomes, v_ids, v_event_ids, v_job_ids) with ordinality as i(outcome, id, event_id, job_id, ord)
    order by i.ord;
 end $$;

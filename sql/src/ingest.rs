@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::{DbError, row_enum};
 use chrono::{DateTime, Utc};
 
-pub(crate) const INGEST_WEBHOOKS: &str = "select outcome, inbox_id, event_id, job_id, retry_after_seconds
+pub(crate) const INGEST_WEBHOOKS: &str =
+    "select outcome, inbox_id, event_id, job_id, retry_after_seconds, guessed_wrong
      from relayforge.ingest_webhooks($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
                                      make_interval(secs => $12), make_interval(secs => $13),
                                      p_body_sha256s => $14, p_digests => $15, p_expect_new => $16)";
@@ -165,7 +166,7 @@ pub struct Ids {
 }
 
 /// Takes in a batch in one transaction and answers each webhook, in order. Two calls at once with the same event make
-/// one job.
+/// one job. `expect` comes back as [`Expect::Any`] where [`Expect::New`] was wrong.
 ///
 /// # Errors
 /// [`DbError::Locked`] if a tenant's quota row is held by somebody else: another batch, or one without that tenant, may
@@ -174,7 +175,7 @@ pub async fn ingest_webhooks(
     client: &impl GenericClient,
     webhooks: &[NewWebhook<'_>],
     rules: &IngestRules,
-    expect: Expect,
+    expect: &mut Expect,
 ) -> Result<Vec<Ingested>, DbError> {
     fn column<'a, T>(webhooks: &[NewWebhook<'a>], field: impl Fn(&NewWebhook<'a>) -> T) -> Vec<T> {
         webhooks.iter().map(field).collect()
@@ -201,10 +202,15 @@ pub async fn ingest_webhooks(
                 &rules.hash_window.as_secs_f64(),
                 &sha256s,
                 &digests,
-                &(expect == Expect::New),
+                &(*expect == Expect::New),
             ],
         )
         .await?;
+    if let Some(row) = rows.first()
+        && row.try_get("guessed_wrong")?
+    {
+        *expect = Expect::Any;
+    }
     let outcomes: Vec<Ingested> = rows.iter().map(read_outcome).collect::<Result<_, _>>()?;
     if outcomes.len() == webhooks.len() {
         Ok(outcomes)

@@ -89,8 +89,8 @@ async fn make(client: &Object, calls: Calls) -> Result<(), DbError> {
                 hash_window: SECOND,
             };
             // Each takes another way.
-            ingest_webhooks(client, &[], &rules, Expect::New).await?;
-            ingest_webhooks(client, &[], &rules, Expect::Any).await?;
+            ingest_webhooks(client, &[], &rules, &mut Expect::New).await?;
+            ingest_webhooks(client, &[], &rules, &mut Expect::Any).await?;
             wake_relays(client, None).await?;
         }
         Calls::Relay => {

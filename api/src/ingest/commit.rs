@@ -147,8 +147,10 @@ pub(super) async fn commit_batch(
 
 async fn try_batch(client: &Object, shared: &Shared, part: &[Pending]) -> Result<Vec<Ingested>, DbError> {
     let rows: Vec<NewWebhook<'_>> = part.iter().map(|pending| pending.webhook.as_row()).collect();
-    let outcomes = ingest_webhooks(client, &rows, &shared.rules, shared.guess.next()).await?;
-    shared.guess.learn(&outcomes);
+    let guessed = shared.guess.next();
+    let mut expect = guessed;
+    let outcomes = ingest_webhooks(client, &rows, &shared.rules, &mut expect).await?;
+    shared.guess.learn(expect != guessed, &outcomes);
     Ok(outcomes)
 }
 

@@ -26,11 +26,11 @@ impl Guess {
         }
     }
 
-    /// Takes note of what became of it.
-    pub(super) fn learn(&self, outcomes: &[Ingested]) {
+    /// Takes note of what became of it, and whether the guess was wrong: a key may be known though no answer says so.
+    pub(super) fn learn(&self, was_wrong: bool, outcomes: &[Ingested]) {
         let known =
             |outcome: &Ingested| matches!(outcome, Ingested::Duplicate { .. } | Ingested::Replay { .. });
-        if outcomes.iter().any(known) {
+        if was_wrong || outcomes.iter().any(known) {
             self.cautious_for.store(CAUTIOUS_BATCHES, Ordering::Relaxed);
         }
     }
@@ -43,19 +43,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_known_event_new_ones_are_not_expected_for_a_while() {
+    fn after_a_known_event_or_a_wrong_guess_new_ones_are_not_expected_for_a_while() {
         let guess = Guess::default();
         let known = Ingested::Replay {
             event_id: Uuid::nil(),
             job_id: None,
         };
         assert_eq!(guess.next(), Expect::New);
-        guess.learn(&[Ingested::Suspended]);
+        guess.learn(false, &[Ingested::Suspended]);
         assert_eq!(guess.next(), Expect::New);
-        guess.learn(&[Ingested::Suspended, known]);
-        for _ in 0..CAUTIOUS_BATCHES {
-            assert_eq!(guess.next(), Expect::Any);
+        for learnt in [
+            (false, [Ingested::Suspended, known]),
+            (true, [Ingested::Suspended; 2]),
+        ] {
+            guess.learn(learnt.0, &learnt.1);
+            for _ in 0..CAUTIOUS_BATCHES {
+                assert_eq!(guess.next(), Expect::Any);
+            }
+            assert_eq!(guess.next(), Expect::New);
         }
-        assert_eq!(guess.next(), Expect::New);
     }
 }

@@ -145,7 +145,7 @@ impl World {
             dedup_window: day,
             hash_window: day,
         };
-        match ingest_webhooks(&client, &[webhook], &rules, Expect::Any)
+        match ingest_webhooks(&client, &[webhook], &rules, &mut Expect::Any)
             .await
             .unwrap()[..]
         {

@@ -117,7 +117,7 @@ impl Feed {
             })
             .collect();
         let began = Instant::now();
-        let outcomes = ingest_webhooks(api, &batch, &RULES, Expect::New).await?;
+        let outcomes = ingest_webhooks(api, &batch, &RULES, &mut Expect::New).await?;
         let took = began.elapsed();
         let other = outcomes
             .iter()

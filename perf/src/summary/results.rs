@@ -102,7 +102,8 @@ impl Results {
 
 fn ingest(folder: &Path, row: &str, file: &str) -> Found<load::Report> {
     report(folder, row, file).and_then(|report: load::Report| {
-        let is_right = report.is_right();
+        // A refusal is no error of the service's, but a load that was refused says nothing about the goal.
+        let is_right = report.is_right() && report.error_rate == 0.0;
         kept(report, is_right)
     })
 }

@@ -117,7 +117,7 @@ impl World {
             hash_window: day,
         };
         let client = self.owner.get().await.unwrap();
-        let outcomes = ingest_webhooks(&client, &rows, &rules, Expect::New)
+        let outcomes = ingest_webhooks(&client, &rows, &rules, &mut Expect::New)
             .await
             .unwrap();
         wake_relays(&client, None).await.unwrap();

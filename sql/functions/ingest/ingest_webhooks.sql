@@ -16,7 +16,8 @@
 -- and source has them looked up once.
 --
 -- p_body_sha256s and p_digests are what sha256 and dedup_digest would make of each element; where they are null, they do.
--- p_expect_new is a guess, and changes the cost alone: that each event is new.
+-- p_expect_new is a guess, and changes the cost alone: that each event is new. Where it was wrong, each row says so: the key of
+-- an event may be known also where the event is accepted (it had expired) or refused.
 create function relayforge.ingest_webhooks(
   p_tenant_ids uuid[],
   p_sources text[],
@@ -36,7 +37,7 @@ create function relayforge.ingest_webhooks(
   p_digests bytea[] default null,
   p_expect_new boolean default false
 )
-returns table (outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer)
+returns table (outcome text, inbox_id uuid, event_id uuid, job_id uuid, retry_after_seconds integer, guessed_wrong boolean)
 language plpgsql security definer
 set search_path = store, pg_temp
 set enable_seqscan = off
@@ -86,11 +87,13 @@ declare
   v_keys integer;
   v_put integer;
   v_known boolean := false;
+  v_guessed_wrong boolean := false;
   v_exceeded boolean;
 begin
   -- What each webhook is, by the present configuration (the API's copy may be a second old).
   if p_tenant_ids[1] = all (p_tenant_ids) and p_sources[1] = all (p_sources)
-     and p_body_sha256s is not null and p_digests is not null then
+     and cardinality(p_body_sha256s) = v_count and array_position(p_body_sha256s, null) is null
+     and cardinality(p_digests) = v_count and array_position(p_digests, null) is null then
     select t.status = 'active' and s.replay_policy = 'absorb' and s.dedup <> 'none'
            and (s.dedup <> 'event_id' or array_position(p_provider_event_ids, null) is null),
            array_fill(s.job_kind, array[v_count]), case when s.fanout then array_fill(true, array[v_count]) end,
@@ -216,7 +219,7 @@ begin
        order by 1;
       v_put := v_keys;
     exception when unique_violation then
-      null;
+      v_guessed_wrong := true;
     end;
   end if;
 
@@ -429,7 +432,7 @@ begin
 
   if v_outcomes is null then
     return query
-    select 'accepted', v_ids[g.ord], v_ids[g.ord], v_new_job_ids[g.ord], null::integer
+    select 'accepted', v_ids[g.ord], v_ids[g.ord], v_new_job_ids[g.ord], null::integer, v_guessed_wrong
       from generate_series(1, v_count) as g(ord);
     return;
   end if;
@@ -488,7 +491,8 @@ begin
          case when i.outcome in ('accepted', 'duplicate') then i.id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.event_id end,
          case when i.outcome in ('accepted', 'duplicate', 'replay') then i.job_id end,
-         case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end
+         case when i.outcome = 'over_quota' then ceil(extract(epoch from v_midnight - p_now))::integer end,
+         v_guessed_wrong
     from unnest(v_outcomes, v_ids, v_event_ids, v_job_ids) with ordinality as i(outcome, id, event_id, job_id, ord)
    order by i.ord;
 end $$;

@@ -106,7 +106,7 @@ async fn a_duplicate_of_an_erased_event_leaves_nothing() {
         correlation_id: "test",
         trace_context: Some(&trace),
     };
-    ingest_webhooks(&api(&db).await, &[again], &RULES, Expect::Any)
+    ingest_webhooks(&api(&db).await, &[again], &RULES, &mut Expect::Any)
         .await
         .unwrap();
     let left = "select count(*) from store.webhook_inbox where trace_context is not null";

@@ -210,6 +210,45 @@ async fn what_is_expected_of_a_batch_changes_no_answer() {
     );
 }
 
+/// The key of an event that is gone may be there still, and one batch may hold an event twice: no answer need say so.
+#[tokio::test]
+async fn a_wrong_guess_is_owned_up_to_and_a_missing_hash_is_made() {
+    let db = TestDb::create().await;
+    let (owner, client) = (db.owner().await, api(&db).await);
+    owner
+        .batch_execute(
+            "insert into store.dedup_ledger (digest, event_id, by_hash)
+             select relayforge.dedup_digest('00000000-0000-0000-0000-000000000000', 'generic', 'provider:expired'),
+                    relayforge.uuid7_floor(now() - interval '8 days'), false",
+        )
+        .await
+        .unwrap();
+    let call = "select outcome, guessed_wrong
+                  from relayforge.ingest_webhooks(
+                         array[$1::uuid, $1], array['generic', 'generic'], array[$2::text, $3::text], array['a', 'a'],
+                         array['{}'::bytea, '{}'], array['{}'::jsonb, '{}'], array[null::timestamptz, null],
+                         array[null::uuid, null], array['test', 'test'], array[null::jsonb, null], $4, '7 days', '1 day',
+                         p_body_sha256s => array[null::bytea, sha256('{}')],
+                         p_digests => array[null::bytea, relayforge.dedup_digest($1, 'generic', 'provider:' || $3)],
+                         p_expect_new => true)";
+    for (ids, quota, outcomes, is_wrong) in [
+        (["new", "newer"], 100_i64, ["accepted", "accepted"], false),
+        (["expired", "newest"], 100, ["accepted", "accepted"], true),
+        (["new", "another"], 100, ["duplicate", "accepted"], true),
+        (["twice", "twice"], 1, ["over_quota", "over_quota"], true),
+    ] {
+        let rows = owner
+            .query(call, &[&Uuid::nil(), &ids[0], &ids[1], &quota])
+            .await
+            .unwrap();
+        let found: Vec<(&str, bool)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(found, outcomes.map(|outcome| (outcome, is_wrong)), "{ids:?}");
+    }
+    let again = ingest(&client, &[hook("new"), hook("twice")]).await;
+    duplicate(&again[0]);
+    accepted(&again[1]);
+}
+
 #[tokio::test]
 async fn a_fingerprint_is_what_the_database_makes_of_the_same() {
     let db = TestDb::create().await;

@@ -74,12 +74,12 @@ pub(crate) async fn ingest_with(
         })
         .collect();
     // A guess that is often wrong.
-    let expect = if rows.len() % 2 == 1 {
+    let mut expect = if rows.len() % 2 == 1 {
         Expect::New
     } else {
         Expect::Any
     };
-    ingest_webhooks(client, &rows, rules, expect).await
+    ingest_webhooks(client, &rows, rules, &mut expect).await
 }
 
 pub(crate) async fn ingest(client: &impl GenericClient, hooks: &[Hook]) -> Vec<Ingested> {

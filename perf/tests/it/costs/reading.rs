@@ -12,7 +12,7 @@ use crate::world::{PATIENCE, World, eventually};
 
 const ROLES: [&str; 3] = ["relayforge_api", "relayforge_relay", "relayforge_consumer"];
 
-/// What services call every so often, however much work there is, and what a call commits at the most.
+/// What services call every so often, however much work there is, and how many transaction ids a call uses at the most.
 const BY_THE_CLOCK: [(&str, i64); 17] = [
     ("configure_upkeep", 1),
     ("count_outbox", 0),
@@ -66,8 +66,8 @@ pub(super) async fn counting_server(programs: &Path) -> Option<Server> {
 pub(super) struct Reading {
     /// Calls of all services, by statement.
     statements: HashMap<String, i64>,
-    /// Transactions that wrote.
-    commits: i64,
+    /// Transaction ids that were used: one for each commit that wrote, and for each subtransaction that did.
+    ids: i64,
     pub(super) wal_bytes: i64,
 }
 
@@ -87,12 +87,12 @@ impl Counter {
         for count in statement_counts(&self.0, &ROLES).await.unwrap().counts {
             *statements.entry(count.statement).or_default() += count.calls;
         }
-        let query = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as commits,
+        let query = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as ids,
                             (pg_current_wal_insert_lsn() - '0/0')::bigint as wal_bytes";
         let row = self.0.query_one(query, &[]).await.unwrap();
         Reading {
             statements,
-            commits: row.get("commits"),
+            ids: row.get("ids"),
             wal_bytes: row.get("wal_bytes"),
         }
     }
@@ -121,7 +121,7 @@ impl Reading {
         statements.retain(|_, calls| *calls > 0);
         Self {
             statements,
-            commits: self.commits - earlier.commits,
+            ids: self.ids - earlier.ids,
             wal_bytes: self.wal_bytes - earlier.wal_bytes,
         }
     }
@@ -141,10 +141,10 @@ impl Reading {
         self.sum(|statement| by_the_clock(statement).is_none())
     }
 
-    /// Commits that the work took.
-    pub(super) fn work_commits(&self) -> i64 {
-        let commits = |(statement, calls): (&String, &i64)| by_the_clock(statement).unwrap_or(0) * calls;
-        self.commits - self.statements.iter().map(commits).sum::<i64>()
+    /// Transaction ids that the work took.
+    pub(super) fn work_ids(&self) -> i64 {
+        let ids = |(statement, calls): (&String, &i64)| by_the_clock(statement).unwrap_or(0) * calls;
+        self.ids - self.statements.iter().map(ids).sum::<i64>()
     }
 
     /// All of it, for a person.
@@ -152,8 +152,8 @@ impl Reading {
         let mut statements: Vec<_> = self.statements.iter().collect();
         statements.sort_by_key(|(statement, calls)| (-**calls, statement.as_str()));
         let mut text = format!(
-            "{stage}: {} commits, {} bytes of WAL\n",
-            self.commits, self.wal_bytes
+            "{stage}: {} transaction ids, {} bytes of WAL\n",
+            self.ids, self.wal_bytes
         );
         for (statement, calls) in statements {
             let mark = by_the_clock(statement).map_or("", |_| "(by the clock) ");
@@ -164,9 +164,9 @@ impl Reading {
     }
 }
 
-/// What a call commits at the most, if it goes by the clock.
+/// How many transaction ids a call uses at the most, if it goes by the clock.
 fn by_the_clock(statement: &str) -> Option<i64> {
     let is_called = |function: &str| statement.contains(&format!("relayforge.{function}("));
     let found = BY_THE_CLOCK.iter().find(|(function, _)| is_called(function));
-    found.map(|(_, commits)| *commits)
+    found.map(|(_, ids)| *ids)
 }
