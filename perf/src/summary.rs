@@ -1,7 +1,7 @@
 //! What `./dev measure` has found, as one page: the goals, whether each was met, and the figures behind them.
 //!
-//! `summary/results.rs` reads the folder, `summary/machine.rs` the machine, `summary/goals.rs` has the goals. A figure is taken from a report as it stands
-//! there; only the two rows of `tenants` are divided by each other here.
+//! `summary/results.rs` reads the folder, `summary/machine.rs` the machine, `summary/goals.rs` has the goals. A figure is
+//! taken from a report as it stands there; only the two rows of `tenants` are divided by each other here.
 
 mod goals;
 mod machine;

@@ -68,15 +68,13 @@ impl Results {
                 .map(|file| self::ingest(folder, "tenants", file))
                 .collect(),
             duplicates: ingest("duplicates"),
-            drain: report(folder, "drain", "drain").and_then(|report: drain::Report| {
-                let is_right = report.is_right();
-                kept(report, is_right)
-            }),
+            drain: report(folder, "drain", "drain").and_then(|report| kept(report, drain::Report::is_right)),
             both: rate(folder, "both"),
             latency: rate(folder, "latency"),
-            growth: report(folder, "growth", "growth").and_then(|report: growth::Report| {
-                let is_right = report.sizes.iter().all(|size| size.broken == 0);
-                kept(report, is_right)
+            growth: report(folder, "growth", "growth").and_then(|report| {
+                kept(report, |report: &growth::Report| {
+                    report.sizes.iter().all(|size| size.broken == 0)
+                })
             }),
             hot_path: report(folder, "hot-path", "hot-path"),
         }
@@ -101,23 +99,20 @@ impl Results {
 }
 
 fn ingest(folder: &Path, row: &str, file: &str) -> Found<load::Report> {
-    report(folder, row, file).and_then(|report: load::Report| {
-        // A refusal is no error of the service's, but a load that was refused says nothing about the goal.
-        let is_right = report.is_right() && report.error_rate == 0.0;
-        kept(report, is_right)
-    })
+    // A refusal is no error of the service's, but a load that was refused says nothing about the goal.
+    let is_right = |report: &load::Report| report.is_right() && report.error_rate == 0.0;
+    report(folder, row, file).and_then(|report| kept(report, is_right))
 }
 
 fn rate(folder: &Path, row: &str) -> Found<end_to_end::Rate> {
     let report: end_to_end::Report = report(folder, row, row)?;
     let rate = report.rates.into_iter().next();
     let rate = rate.ok_or_else(|| Absent::Failed(format!("{row}.json has no rate")))?;
-    let is_right = rate.missing == 0 && rate.refused.is_empty();
-    kept(rate, is_right)
+    kept(rate, |rate| rate.missing == 0 && rate.refused.is_empty())
 }
 
-fn kept<T>(report: T, is_right: bool) -> Found<T> {
-    if is_right {
+fn kept<T>(report: T, is_right: impl FnOnce(&T) -> bool) -> Found<T> {
+    if is_right(&report) {
         Ok(report)
     } else {
         let why = "a webhook was lost, doubled, refused or wrongly answered";
