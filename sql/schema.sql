@@ -881,7 +881,7 @@ declare
   c_bodies_per_event constant integer := 16;
   v_count constant integer := cardinality(p_tenant_ids);
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
   v_day constant date := (p_now at time zone 'UTC')::date;
   v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
   v_id_floor constant uuid := rpad(relayforge.uuid7_stamp(p_now - p_dedup_window), 32, '0');
@@ -1921,7 +1921,7 @@ CREATE FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], 
     AS $$
 declare
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
 begin
   with gone as (
     delete from outbox_messages o
@@ -1954,7 +1954,7 @@ CREATE FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_
 #variable_conflict use_column
 declare
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];
@@ -2239,6 +2239,10 @@ CREATE FUNCTION relayforge.uuid7_of(p_stamp text, p_seq integer, p_random text D
   select (p_stamp || to_hex(28672 + (p_seq & 4095)) || p_random)::uuid
 $$;
 COMMENT ON FUNCTION relayforge.uuid7_of(p_stamp text, p_seq integer, p_random text) IS 'A UUIDv7 of a stamp (uuid7_stamp); the sequence (its low 12 bits count) orders ids of one millisecond.';
+CREATE FUNCTION relayforge.uuid7_seed() RETURNS bigint
+    LANGUAGE sql PARALLEL SAFE
+    AS $$ select hashtextextended(gen_random_uuid()::text, 0) $$;
+COMMENT ON FUNCTION relayforge.uuid7_seed() IS 'A random seed for the ids of one batch.';
 CREATE FUNCTION relayforge.uuid7_stamp(p_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
@@ -3495,6 +3499,7 @@ REVOKE ALL ON FUNCTION relayforge.uuid7(p_at timestamp with time zone, p_seq int
 REVOKE ALL ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.uuid7_floor(p_at timestamp with time zone) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.uuid7_of(p_stamp text, p_seq integer, p_random text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.uuid7_seed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_stamp(p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_tail(p_seed bigint, p_number integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_time(p_id uuid) FROM PUBLIC;

@@ -51,7 +51,7 @@ declare
   c_bodies_per_event constant integer := 16;
   v_count constant integer := cardinality(p_tenant_ids);
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
   v_day constant date := (p_now at time zone 'UTC')::date;
   v_midnight constant timestamptz := (v_day + 1)::timestamp at time zone 'UTC';
   v_id_floor constant uuid := rpad(relayforge.uuid7_stamp(p_now - p_dedup_window), 32, '0');

@@ -29,7 +29,7 @@ as $$
 #variable_conflict use_column
 declare
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
   v_outcomes text[];
   v_run_ids uuid[];
   v_poisoned uuid[];

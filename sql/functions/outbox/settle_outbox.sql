@@ -22,7 +22,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_stamp constant text := relayforge.uuid7_stamp(p_now);
-  v_seed constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+  v_seed constant bigint := relayforge.uuid7_seed();
 begin
   with gone as (
     delete from outbox_messages o
