@@ -19,8 +19,15 @@ begin
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
-    join outbox_messages o on o.id = a.id and o.target in ('jobs', 'retries')
-    join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held');
+   cross join lateral (
+     select o.job_id, o.attempt from outbox_messages o where o.id = a.id and o.target in ('jobs', 'retries') offset 0
+   ) o
+   cross join lateral (
+     select 1
+       from open_jobs j
+      where j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held')
+     offset 0
+   ) j;
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
   end if;
@@ -215,12 +222,13 @@ declare
   v_refused timestamptz[];
   v_causes text[];
   v_errors text[];
+  v_events uuid[]; -- sorted
   v_first uuid;
   v_last uuid;
 begin
   select array_agg(c.id), array_agg(c.job_id), array_agg(c.event_id), array_agg(c.attempt), array_agg(c.next_attempt_at),
-         array_agg(c.attempts), array_agg(c.refused_since)
-    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused
+         array_agg(c.attempts), array_agg(c.refused_since), array_agg(c.event_id order by c.event_id)
+    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused, v_events
     from (
       select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
         from outbox_messages o
@@ -242,8 +250,8 @@ begin
       left join jobs j on j.id = i.job_id;
   end if;
   -- The partitions between the first and the last event are all that is opened.
-  select e.id into v_first from unnest(v_event_ids) e(id) order by e.id limit 1;
-  select e.id into v_last from unnest(v_event_ids) e(id) order by e.id desc limit 1;
+  v_first := v_events[1];
+  v_last := v_events[cardinality(v_events)];
   return query
   select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,
          q.tenant_id, q.slug, q.source, q.kind, q.event_type, q.provider_event_id,
@@ -272,18 +280,21 @@ CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
+declare
+  v_sorted uuid[];
 begin
   p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
+  -- The partitions of jobs between the first and the last are all that is looked into.
+  select array_agg(i.job_id order by i.job_id) into v_sorted from unnest(p_job_ids) i(job_id);
   with ended as (
     delete from open_jobs o
-     using unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-     where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+     where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
   ), written as (
     update jobs j
        set outcome = 'succeeded', attempts = e.attempt, started_at = e.started_at, finished_at = p_now
       from ended e
-     where j.id = e.job_id
+     where j.id = e.job_id and j.id >= v_sorted[1] and j.id <= v_sorted[cardinality(v_sorted)]
     returning j.id
   )
   select coalesce(array_agg(w.id), '{}') into p_completed from written w;
@@ -385,11 +396,11 @@ CREATE FUNCTION relayforge.dead_letter_jobs(p_job_ids uuid[], p_causes text[], p
 begin
   with ended as (
     delete from open_jobs o
-     using unnest(p_job_ids, p_causes, p_errors) i(job_id, cause, error)
-     where o.job_id = i.job_id
+     where o.job_id = any (p_job_ids)
     -- An attempt that has not begun is no run.
     returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at,
-              i.cause, left(i.error, 2000) as error
+              p_causes[array_position(p_job_ids, o.job_id)] as cause,
+              left(p_errors[array_position(p_job_ids, o.job_id)], 2000) as error
   ), written as (
     update jobs j
        set outcome = 'dead_lettered', attempts = e.attempts, started_at = e.started_at, finished_at = p_now,
@@ -775,7 +786,12 @@ begin
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
-        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+       cross join lateral (
+         select o.job_id, o.tenant_id, o.attempt, o.attempt_base
+           from open_jobs o
+          where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+         offset 0
+       ) o
         join jobs j on j.id = o.job_id
        cross join lateral relayforge.retry_policy_of(o.tenant_id, j.source) r
        cross join lateral (
@@ -790,9 +806,9 @@ begin
   select relayforge.uuid7(p_now, 0), i.job_id, 'failed', i.attempt, i.error
     from unnest(p_failed, v_attempts, v_errors) i(job_id, attempt, error);
   update open_jobs o
-     set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null, due_at = i.due_at
-    from unnest(p_failed, v_dues) i(job_id, due_at)
-   where o.job_id = i.job_id and i.due_at is not null;
+     set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null,
+         due_at = v_dues[array_position(p_failed, o.job_id)]
+   where o.job_id = any (p_failed) and v_dues[array_position(p_failed, o.job_id)] is not null;
   perform relayforge.dead_letter_jobs(array_agg(i.job_id), array_agg(i.cause), array_agg(i.error), p_now)
      from unnest(p_failed, v_causes, v_errors) i(job_id, cause, error)
     where i.cause is not null
@@ -833,8 +849,7 @@ begin
   v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   select coalesce(array_agg(o.job_id), '{}') into p_handed_back
     from open_jobs o
-    join unnest(p_job_ids, p_run_ids) i(job_id, run_id) on o.job_id = i.job_id and o.run_id = i.run_id
-   where o.job_id <> all (v_busy) and o.attempt < c_last_attempt;
+   where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (v_busy) and o.attempt < c_last_attempt;
   perform relayforge.requeue_runs(p_handed_back, 'run %s was handed back: its consumer was told to end', true, p_now);
 end $$;
 COMMENT ON PROCEDURE relayforge.hand_back_runs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_handed_back uuid[], IN p_now timestamp with time zone) IS 'Hands back runs that a consumer will not finish: their jobs are in the outbox again at once. Returns the jobs whose current run it was.';
@@ -861,7 +876,7 @@ begin
                    end order by i.job_id)
     into v_job_ids, v_attempts, v_outcomes
     from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
-    left join open_jobs o on o.job_id = i.job_id
+    left join lateral (select o.job_id, o.state, o.attempt from open_jobs o where o.job_id = i.job_id offset 0) o on true
     left join jobs j on j.id = i.job_id;
   perform relayforge.audit_jobs(p_actor, 'hold_jobs', p_reason, v_job_ids, v_outcomes, 'held', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
@@ -1402,8 +1417,7 @@ begin
          for no key update skip locked
     ) q;
   -- Nearly always all.
-  if (select count(*) from open_jobs o
-       where o.job_id = any (p_job_ids) and (p_run_ids is null or o.run_id = any (p_run_ids))) = cardinality(v_locked) then
+  if cardinality(v_locked) = cardinality(p_job_ids) then
     return '{}';
   end if;
   return (
@@ -1695,7 +1709,7 @@ begin
     into v_job_ids, v_attempts, v_outcomes
     from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
     left join released r on r.job_id = i.job_id
-    left join open_jobs o on o.job_id = i.job_id
+    left join lateral (select o.job_id, o.state, o.attempt from open_jobs o where o.job_id = i.job_id offset 0) o on true
     left join jobs j on j.id = i.job_id;
   perform relayforge.audit_jobs(p_actor, 'release_jobs', p_reason, v_job_ids, v_outcomes, 'released', v_attempts, p_now);
   return query select i.job_id, i.outcome from unnest(v_job_ids, v_outcomes) i(job_id, outcome);
@@ -1733,11 +1747,12 @@ begin
   v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   update open_jobs o
      set lease_until = p_now + p_lease
-    from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (v_busy);
+   where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (v_busy);
   select coalesce(array_agg(i.job_id), '{}') into p_lost
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-    left join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
+    left join lateral (
+      select o.job_id from open_jobs o where o.job_id = i.job_id and o.run_id = i.run_id offset 0
+    ) o on true
    where o.job_id is null;
 end $$;
 COMMENT ON PROCEDURE relayforge.renew_leases(IN p_job_ids uuid[], IN p_run_ids uuid[], IN p_lease interval, INOUT p_lost uuid[], IN p_now timestamp with time zone) IS 'Extends the leases of runs that go on; returns the jobs that were lost.';
@@ -1925,22 +1940,22 @@ declare
 begin
   with gone as (
     delete from outbox_messages o
-     using unnest(p_confirmed) with ordinality as c(id, ord)
-     where o.id = c.id
-    returning o.target, o.job_id, o.attempt, c.ord::integer as ord
+     where o.id = any (p_confirmed)
+    returning o.id, o.target, o.job_id, o.attempt
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail(v_seed, g.ord)), g.job_id, 'published', g.attempt
+  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, g.id)), g.job_id, 'published', g.attempt
     from gone g
    where g.target in ('jobs', 'retries');
   update outbox_messages o
      set attempts = o.attempts + 1,
-         last_error = left(d.error, 2000),
-         refused_since = case when d.blameless then o.refused_since else coalesce(o.refused_since, p_now) end,
+         last_error = left(p_errors[array_position(p_deferred, o.id)], 2000),
+         refused_since = case when p_blameless[array_position(p_deferred, o.id)] then o.refused_since
+                              else coalesce(o.refused_since, p_now) end,
          next_attempt_at = p_now + relayforge.backoff(
-           case when d.blameless then p_backoff_base else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
-    from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
-   where o.id = d.id;
+           case when p_blameless[array_position(p_deferred, o.id)] then p_backoff_base
+                else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
+   where o.id = any (p_deferred);
 end $$;
 COMMENT ON FUNCTION relayforge.settle_outbox(p_confirmed uuid[], p_deferred uuid[], p_errors text[], p_backoff_base interval, p_backoff_cap interval, p_now timestamp with time zone, p_blameless boolean[]) IS 'Removes what the broker has confirmed and puts off the rest with its error.';
 CREATE FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS TABLE(outcome text, run_id uuid, tenant_id uuid, tenant_slug text, source text, source_kind text, job_kind text, event_id uuid, event_type text, provider_event_id text, correlation_id text, headers jsonb, body bytea, trace_context jsonb)
@@ -1959,21 +1974,31 @@ declare
   v_run_ids uuid[];
   v_poisoned uuid[];
   v_locked uuid[];
+  v_starting uuid[];
+  -- Sorted.
   v_started uuid[];
+  v_events uuid[];
+  -- One element per message; null where it started nothing.
+  v_tenant_ids uuid[];
+  v_sources text[];
+  v_kinds text[];
+  v_event_ids uuid[];
+  v_event_types text[];
+  v_correlation_ids text[];
   v_first uuid;
   v_last uuid;
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
   select array_agg(q.outcome), array_agg(case when q.outcome = 'started'
-                        then relayforge.uuid7_of(v_stamp, q.ord, relayforge.uuid7_tail(v_seed, q.ord)) end),
+                        then relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, q.job_id)) end),
+         array_agg(q.job_id) filter (where q.outcome = 'started'),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
-    into v_outcomes, v_run_ids, v_poisoned
+    into v_outcomes, v_run_ids, v_starting, v_poisoned
     from (
       select i.job_id, i.ord::integer as ord,
              case
                when o.job_id = any (v_locked) then 'locked'
-               when o.job_id is null then
-                 case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
+               when o.job_id is null then 'unknown'
                when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
                when o.state = 'processing' then 'busy'
@@ -1985,9 +2010,18 @@ begin
           select a.job_id, a.attempt, a.ord, row_number() over (partition by a.job_id, a.attempt order by a.ord) as nth
             from unnest(p_job_ids, p_attempts) with ordinality as a(job_id, attempt, ord)
         ) i
-        left join open_jobs o on o.job_id = i.job_id
+        left join lateral (
+          select o.job_id, o.state, o.attempt, o.starts, o.due_at from open_jobs o where o.job_id = i.job_id offset 0
+        ) o on true
        order by i.ord
     ) q;
+  -- In a statement of its own, which opens each partition of jobs.
+  if 'unknown' = any (v_outcomes) then
+    select array_agg(case when i.outcome = 'unknown' and exists (select 1 from jobs j where j.id = i.job_id) then 'final' else i.outcome end
+                     order by i.ord)
+      into v_outcomes
+      from unnest(p_job_ids, v_outcomes) with ordinality as i(job_id, outcome, ord);
+  end if;
   if v_poisoned is not null then
     perform relayforge.dead_letter_jobs(
       v_poisoned,
@@ -1998,28 +2032,42 @@ begin
   -- One that was opened again just now, after the lock, may be somebody else's: it is looked at once more.
   with started as (
     update open_jobs o
-     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
+     set state = 'processing', run_id = relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, o.job_id)),
+         lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
          max_starts = least(p_max_starts, 32000)
-    from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and i.run_id is not null and o.state <> 'processing'
+   where o.job_id = any (v_starting) and o.state <> 'processing'
     returning o.job_id
   )
-  select coalesce(array_agg(s.job_id), '{}') into v_started from started s;
-  -- The partitions of jobs between the first and the last are all that is opened.
-  select i.job_id into v_first from unnest(v_started) i(job_id) order by i.job_id limit 1;
-  select i.job_id into v_last from unnest(v_started) i(job_id) order by i.job_id desc limit 1;
-  return query
-  select case when i.outcome = 'started' and i.run_id is null then 'locked' else i.outcome end, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
-         j.event_id, j.event_type, e.provider_event_id, j.correlation_id, e.headers, e.body, e.trace_context
+  select coalesce(array_agg(s.job_id order by s.job_id), '{}') into v_started from started s;
+  -- Nearly never.
+  if cardinality(v_started) < cardinality(v_starting) then
+    select array_agg(case when i.run_id is null or i.job_id = any (v_started) then i.outcome else 'locked' end order by i.ord),
+           array_agg(case when i.job_id = any (v_started) then i.run_id end order by i.ord)
+      into v_outcomes, v_run_ids
+      from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as i(job_id, outcome, run_id, ord);
+  end if;
+  -- The partitions between the first and the last, of jobs and then of events, are all that is opened.
+  v_first := v_started[1];
+  v_last := v_started[cardinality(v_started)];
+  select array_agg(q.tenant_id), array_agg(q.source), array_agg(q.kind), array_agg(q.event_id), array_agg(q.event_type),
+         array_agg(q.correlation_id), array_agg(q.event_id order by q.event_id) filter (where q.event_id is not null)
+    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids, v_events
     from (
-      select u.job_id, u.outcome, case when u.job_id = any (v_started) then u.run_id end as run_id, u.ord
-        from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as u(job_id, outcome, run_id, ord)
-    ) i
-    left join jobs j on j.id = i.job_id and i.run_id is not null and j.id >= v_first and j.id <= v_last
-    left join webhook_inbox e on e.id = j.event_id
-    left join tenants t on t.id = j.tenant_id
-    left join sources s on s.name = j.source
-   order by i.ord;
+      select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
+        from generate_series(1, cardinality(p_job_ids)) as g(ord)
+        left join jobs j on j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+       order by g.ord
+    ) q;
+  v_first := v_events[1];
+  v_last := v_events[cardinality(v_events)];
+  return query
+  select v_outcomes[g.ord], v_run_ids[g.ord], v_tenant_ids[g.ord], t.slug, v_sources[g.ord], s.kind, v_kinds[g.ord],
+         v_event_ids[g.ord], v_event_types[g.ord], e.provider_event_id, v_correlation_ids[g.ord], e.headers, e.body, e.trace_context
+    from generate_series(1, cardinality(p_job_ids)) as g(ord)
+    left join webhook_inbox e on e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
+    left join tenants t on t.id = v_tenant_ids[g.ord]
+    left join sources s on s.name = v_sources[g.ord]
+   order by g.ord;
 end $$;
 COMMENT ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) IS 'Starts the runs that messages ask for; answers each with its outcome and, where started, the run id and the event.';
 CREATE FUNCTION relayforge.sweep_leases(p_limit integer, p_max_starts integer DEFAULT NULL::integer, p_now timestamp with time zone DEFAULT clock_timestamp(), p_not_within interval DEFAULT '00:00:00'::interval) RETURNS TABLE(rescued integer, poisoned integer)
@@ -2255,6 +2303,12 @@ CREATE FUNCTION relayforge.uuid7_tail(p_seed bigint, p_number integer) RETURNS t
   select to_hex((hashint4extended(p_number, p_seed) & 4611686018427387903) | (-9223372036854775808))
 $$;
 COMMENT ON FUNCTION relayforge.uuid7_tail(p_seed bigint, p_number integer) IS 'The last 16 hex digits of a UUIDv7, made of a random seed and a number.';
+CREATE FUNCTION relayforge.uuid7_tail_of(p_seed bigint, p_key uuid) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+  select to_hex((uuid_hash_extended(p_key, p_seed) & 4611686018427387903) | (-9223372036854775808))
+$$;
+COMMENT ON FUNCTION relayforge.uuid7_tail_of(p_seed bigint, p_key uuid) IS 'The last 16 hex digits of a UUIDv7, made of a random seed and a key.';
 CREATE FUNCTION relayforge.uuid7_time(p_id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
@@ -3502,6 +3556,7 @@ REVOKE ALL ON FUNCTION relayforge.uuid7_of(p_stamp text, p_seq integer, p_random
 REVOKE ALL ON FUNCTION relayforge.uuid7_seed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_stamp(p_at timestamp with time zone) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_tail(p_seed bigint, p_number integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION relayforge.uuid7_tail_of(p_seed bigint, p_key uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION relayforge.uuid7_time(p_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION relayforge.uuid7_time(p_id uuid) TO relayforge_dba;
 REVOKE ALL ON FUNCTION relayforge.wake_relays(p_earliest_due timestamp with time zone) FROM PUBLIC;

@@ -73,7 +73,7 @@ pub struct ConsumerConfig {
 
     /// Jobs that run at once, and messages that may wait for them; 1 to 1000
     #[arg(long = "CONSUMER__SLOTS", env = "CONSUMER__SLOTS", hide_env_values = true,
-        default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub slots: u16,
 
     /// How long a run is taken to be alive without a sign of life, in milliseconds. It is renewed at a third of this;
@@ -173,11 +173,11 @@ mod tests {
         let config = parse(&[]).unwrap().consumer;
         assert_eq!(
             (config.slots, config.max_attempts, config.poison_starts),
-            (64, 5, 5)
+            (128, 5, 5)
         );
         assert_eq!(config.lease(), Duration::from_secs(30));
         assert_eq!(config.job_timeout(), Duration::from_secs(900));
-        assert_eq!(config.retry_slots(), 32);
+        assert_eq!(config.retry_slots(), 64);
         assert_eq!(config.retry_policy().backoff_cap, Duration::from_secs(300));
         assert_eq!(config.listen.port(), 8082);
     }

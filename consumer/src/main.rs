@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// A job is some hundred small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     consumer::main(|built_in| built_in)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sql::volume::count_open_jobs;
+use sql::volume::{count_open_jobs, is_a_job_open};
 use sql::{DbError, GenericClient};
 
 /// How often jobs are counted.
@@ -46,13 +46,13 @@ pub(crate) async fn keep_counting(
 /// Until no job that was made since then is open; whether that came before the deadline.
 ///
 /// # Errors
-/// [`DbError`] if they can't be counted.
+/// [`DbError`] if they can't be looked for.
 pub(crate) async fn is_gone_by(
     client: &impl GenericClient,
     since: DateTime<Utc>,
     deadline: Instant,
 ) -> Result<bool, DbError> {
-    while count_open_jobs(client, since).await? > 0 {
+    while is_a_job_open(client, since).await? {
         if Instant::now() >= deadline {
             return Ok(false);
         }

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use observability::Writing;
 use relay::config::Config;
 
+/// A message is some hundred small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match observability::read_config::<Config>() {
         Ok(config) => observability::exit_code::<Config>(run(config)),

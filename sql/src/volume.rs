@@ -15,5 +15,5 @@ pub use meter::{
     table_activity, table_sizes,
 };
 pub use scratch::{Role, Scratch, checkpoint, hold_snapshot, vacuum_queues};
-pub use stored::{StoredJob, count_open_jobs, for_each_stored, for_each_succeeded};
+pub use stored::{StoredJob, count_open_jobs, for_each_stored, for_each_succeeded, is_a_job_open};
 pub use views::{Explained, ViewQuery, explain, view_queries};

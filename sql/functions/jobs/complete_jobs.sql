@@ -16,19 +16,22 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_sorted uuid[];
 begin
   p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
 
+  -- The partitions of jobs between the first and the last are all that is looked into.
+  select array_agg(i.job_id order by i.job_id) into v_sorted from unnest(p_job_ids) i(job_id);
   with ended as (
     delete from open_jobs o
-     using unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-     where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+     where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
   ), written as (
     update jobs j
        set outcome = 'succeeded', attempts = e.attempt, started_at = e.started_at, finished_at = p_now
       from ended e
-     where j.id = e.job_id
+     where j.id = e.job_id and j.id >= v_sorted[1] and j.id <= v_sorted[cardinality(v_sorted)]
     returning j.id
   )
   select coalesce(array_agg(w.id), '{}') into p_completed from written w;

@@ -9,11 +9,11 @@ as $$
 begin
   with ended as (
     delete from open_jobs o
-     using unnest(p_job_ids, p_causes, p_errors) i(job_id, cause, error)
-     where o.job_id = i.job_id
+     where o.job_id = any (p_job_ids)
     -- An attempt that has not begun is no run.
     returning o.job_id, (o.attempt - case when o.run_id is null then 1 else 0 end)::smallint as attempts, o.started_at,
-              i.cause, left(i.error, 2000) as error
+              p_causes[array_position(p_job_ids, o.job_id)] as cause,
+              left(p_errors[array_position(p_job_ids, o.job_id)], 2000) as error
   ), written as (
     update jobs j
        set outcome = 'dead_lettered', attempts = e.attempts, started_at = e.started_at, finished_at = p_now,

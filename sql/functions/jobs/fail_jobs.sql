@@ -54,7 +54,12 @@ begin
              end as cause
         from unnest(p_job_ids, p_run_ids, p_errors, p_retryable, p_retry_after_seconds)
                with ordinality as i(job_id, run_id, error, retryable, retry_after_seconds, ord)
-        join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+       cross join lateral (
+         select o.job_id, o.tenant_id, o.attempt, o.attempt_base
+           from open_jobs o
+          where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (p_busy)
+         offset 0
+       ) o
         join jobs j on j.id = o.job_id
        cross join lateral relayforge.retry_policy_of(o.tenant_id, j.source) r
        cross join lateral (
@@ -71,9 +76,9 @@ begin
     from unnest(p_failed, v_attempts, v_errors) i(job_id, attempt, error);
 
   update open_jobs o
-     set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null, due_at = i.due_at
-    from unnest(p_failed, v_dues) i(job_id, due_at)
-   where o.job_id = i.job_id and i.due_at is not null;
+     set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null,
+         due_at = v_dues[array_position(p_failed, o.job_id)]
+   where o.job_id = any (p_failed) and v_dues[array_position(p_failed, o.job_id)] is not null;
 
   perform relayforge.dead_letter_jobs(array_agg(i.job_id), array_agg(i.cause), array_agg(i.error), p_now)
      from unnest(p_failed, v_causes, v_errors) i(job_id, cause, error)

@@ -19,8 +19,7 @@ begin
   v_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
   select coalesce(array_agg(o.job_id), '{}') into p_handed_back
     from open_jobs o
-    join unnest(p_job_ids, p_run_ids) i(job_id, run_id) on o.job_id = i.job_id and o.run_id = i.run_id
-   where o.job_id <> all (v_busy) and o.attempt < c_last_attempt;
+   where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (v_busy) and o.attempt < c_last_attempt;
   perform relayforge.requeue_runs(p_handed_back, 'run %s was handed back: its consumer was told to end', true, p_now);
 end $$;
 comment on procedure relayforge.hand_back_runs is 'Hands back runs that a consumer will not finish: their jobs are in the outbox again at once. Returns the jobs whose current run it was.';

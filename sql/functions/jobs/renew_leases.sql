@@ -23,12 +23,13 @@ begin
 
   update open_jobs o
      set lease_until = p_now + p_lease
-    from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and o.run_id = i.run_id and o.job_id <> all (v_busy);
+   where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (v_busy);
 
   select coalesce(array_agg(i.job_id), '{}') into p_lost
     from unnest(p_job_ids, p_run_ids) i(job_id, run_id)
-    left join open_jobs o on o.job_id = i.job_id and o.run_id = i.run_id
+    left join lateral (
+      select o.job_id from open_jobs o where o.job_id = i.job_id and o.run_id = i.run_id offset 0
+    ) o on true
    where o.job_id is null;
 end $$;
 comment on procedure relayforge.renew_leases is 'Extends the leases of runs that go on; returns the jobs that were lost.';

@@ -34,22 +34,32 @@ declare
   v_run_ids uuid[];
   v_poisoned uuid[];
   v_locked uuid[];
+  v_starting uuid[];
+  -- Sorted.
   v_started uuid[];
+  v_events uuid[];
+  -- One element per message; null where it started nothing.
+  v_tenant_ids uuid[];
+  v_sources text[];
+  v_kinds text[];
+  v_event_ids uuid[];
+  v_event_types text[];
+  v_correlation_ids text[];
   v_first uuid;
   v_last uuid;
 begin
   v_locked := relayforge.lock_runs(p_job_ids);
 
   select array_agg(q.outcome), array_agg(case when q.outcome = 'started'
-                        then relayforge.uuid7_of(v_stamp, q.ord, relayforge.uuid7_tail(v_seed, q.ord)) end),
+                        then relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, q.job_id)) end),
+         array_agg(q.job_id) filter (where q.outcome = 'started'),
          array_agg(q.job_id) filter (where q.outcome = 'poisoned')
-    into v_outcomes, v_run_ids, v_poisoned
+    into v_outcomes, v_run_ids, v_starting, v_poisoned
     from (
       select i.job_id, i.ord::integer as ord,
              case
                when o.job_id = any (v_locked) then 'locked'
-               when o.job_id is null then
-                 case when exists (select 1 from jobs j where j.id = i.job_id) then 'final' else 'unknown' end
+               when o.job_id is null then 'unknown'
                when o.state = 'held' and o.due_at = 'infinity' then 'held'
                when o.attempt <> i.attempt then 'stale'
                when o.state = 'processing' then 'busy'
@@ -61,9 +71,18 @@ begin
           select a.job_id, a.attempt, a.ord, row_number() over (partition by a.job_id, a.attempt order by a.ord) as nth
             from unnest(p_job_ids, p_attempts) with ordinality as a(job_id, attempt, ord)
         ) i
-        left join open_jobs o on o.job_id = i.job_id
+        left join lateral (
+          select o.job_id, o.state, o.attempt, o.starts, o.due_at from open_jobs o where o.job_id = i.job_id offset 0
+        ) o on true
        order by i.ord
     ) q;
+  -- In a statement of its own, which opens each partition of jobs.
+  if 'unknown' = any (v_outcomes) then
+    select array_agg(case when i.outcome = 'unknown' and exists (select 1 from jobs j where j.id = i.job_id) then 'final' else i.outcome end
+                     order by i.ord)
+      into v_outcomes
+      from unnest(p_job_ids, v_outcomes) with ordinality as i(job_id, outcome, ord);
+  end if;
 
   if v_poisoned is not null then
     perform relayforge.dead_letter_jobs(
@@ -76,29 +95,43 @@ begin
   -- One that was opened again just now, after the lock, may be somebody else's: it is looked at once more.
   with started as (
     update open_jobs o
-     set state = 'processing', run_id = i.run_id, lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
+     set state = 'processing', run_id = relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, o.job_id)),
+         lease_until = p_now + p_lease, started_at = p_now, starts = o.starts + 1,
          max_starts = least(p_max_starts, 32000)
-    from unnest(p_job_ids, v_run_ids) i(job_id, run_id)
-   where o.job_id = i.job_id and i.run_id is not null and o.state <> 'processing'
+   where o.job_id = any (v_starting) and o.state <> 'processing'
     returning o.job_id
   )
-  select coalesce(array_agg(s.job_id), '{}') into v_started from started s;
+  select coalesce(array_agg(s.job_id order by s.job_id), '{}') into v_started from started s;
+  -- Nearly never.
+  if cardinality(v_started) < cardinality(v_starting) then
+    select array_agg(case when i.run_id is null or i.job_id = any (v_started) then i.outcome else 'locked' end order by i.ord),
+           array_agg(case when i.job_id = any (v_started) then i.run_id end order by i.ord)
+      into v_outcomes, v_run_ids
+      from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as i(job_id, outcome, run_id, ord);
+  end if;
 
-  -- The partitions of jobs between the first and the last are all that is opened.
-  select i.job_id into v_first from unnest(v_started) i(job_id) order by i.job_id limit 1;
-  select i.job_id into v_last from unnest(v_started) i(job_id) order by i.job_id desc limit 1;
-  return query
-  select case when i.outcome = 'started' and i.run_id is null then 'locked' else i.outcome end, i.run_id, j.tenant_id, t.slug, j.source, s.kind, j.kind,
-         j.event_id, j.event_type, e.provider_event_id, j.correlation_id, e.headers, e.body, e.trace_context
+  -- The partitions between the first and the last, of jobs and then of events, are all that is opened.
+  v_first := v_started[1];
+  v_last := v_started[cardinality(v_started)];
+  select array_agg(q.tenant_id), array_agg(q.source), array_agg(q.kind), array_agg(q.event_id), array_agg(q.event_type),
+         array_agg(q.correlation_id), array_agg(q.event_id order by q.event_id) filter (where q.event_id is not null)
+    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids, v_events
     from (
-      select u.job_id, u.outcome, case when u.job_id = any (v_started) then u.run_id end as run_id, u.ord
-        from unnest(p_job_ids, v_outcomes, v_run_ids) with ordinality as u(job_id, outcome, run_id, ord)
-    ) i
-    left join jobs j on j.id = i.job_id and i.run_id is not null and j.id >= v_first and j.id <= v_last
-    left join webhook_inbox e on e.id = j.event_id
-    left join tenants t on t.id = j.tenant_id
-    left join sources s on s.name = j.source
-   order by i.ord;
+      select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
+        from generate_series(1, cardinality(p_job_ids)) as g(ord)
+        left join jobs j on j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+       order by g.ord
+    ) q;
+  v_first := v_events[1];
+  v_last := v_events[cardinality(v_events)];
+  return query
+  select v_outcomes[g.ord], v_run_ids[g.ord], v_tenant_ids[g.ord], t.slug, v_sources[g.ord], s.kind, v_kinds[g.ord],
+         v_event_ids[g.ord], v_event_types[g.ord], e.provider_event_id, v_correlation_ids[g.ord], e.headers, e.body, e.trace_context
+    from generate_series(1, cardinality(p_job_ids)) as g(ord)
+    left join webhook_inbox e on e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
+    left join tenants t on t.id = v_tenant_ids[g.ord]
+    left join sources s on s.name = v_sources[g.ord]
+   order by g.ord;
 end $$;
 comment on function relayforge.start_jobs is 'Starts the runs that messages ask for; answers each with its outcome and, where started, the run id and the event.';
 grant execute on function relayforge.start_jobs to relayforge_consumer;

@@ -19,8 +19,15 @@ begin
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
-    join outbox_messages o on o.id = a.id and o.target in ('jobs', 'retries')
-    join open_jobs j on j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held');
+   cross join lateral (
+     select o.job_id, o.attempt from outbox_messages o where o.id = a.id and o.target in ('jobs', 'retries') offset 0
+   ) o
+   cross join lateral (
+     select 1
+       from open_jobs j
+      where j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held')
+     offset 0
+   ) j;
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
   end if;

@@ -37,12 +37,13 @@ declare
   v_refused timestamptz[];
   v_causes text[];
   v_errors text[];
+  v_events uuid[]; -- sorted
   v_first uuid;
   v_last uuid;
 begin
   select array_agg(c.id), array_agg(c.job_id), array_agg(c.event_id), array_agg(c.attempt), array_agg(c.next_attempt_at),
-         array_agg(c.attempts), array_agg(c.refused_since)
-    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused
+         array_agg(c.attempts), array_agg(c.refused_since), array_agg(c.event_id order by c.event_id)
+    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused, v_events
     from (
       select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
         from outbox_messages o
@@ -64,8 +65,8 @@ begin
       left join jobs j on j.id = i.job_id;
   end if;
   -- The partitions between the first and the last event are all that is opened.
-  select e.id into v_first from unnest(v_event_ids) e(id) order by e.id limit 1;
-  select e.id into v_last from unnest(v_event_ids) e(id) order by e.id desc limit 1;
+  v_first := v_events[1];
+  v_last := v_events[cardinality(v_events)];
 
   return query
   select q.id, q.job_id, q.event_id, q.attempt, q.next_attempt_at, q.attempts,

@@ -26,23 +26,23 @@ declare
 begin
   with gone as (
     delete from outbox_messages o
-     using unnest(p_confirmed) with ordinality as c(id, ord)
-     where o.id = c.id
-    returning o.target, o.job_id, o.attempt, c.ord::integer as ord
+     where o.id = any (p_confirmed)
+    returning o.id, o.target, o.job_id, o.attempt
   )
   insert into job_log (id, job_id, what, attempt)
-  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail(v_seed, g.ord)), g.job_id, 'published', g.attempt
+  select relayforge.uuid7_of(v_stamp, 0, relayforge.uuid7_tail_of(v_seed, g.id)), g.job_id, 'published', g.attempt
     from gone g
    where g.target in ('jobs', 'retries');
 
   update outbox_messages o
      set attempts = o.attempts + 1,
-         last_error = left(d.error, 2000),
-         refused_since = case when d.blameless then o.refused_since else coalesce(o.refused_since, p_now) end,
+         last_error = left(p_errors[array_position(p_deferred, o.id)], 2000),
+         refused_since = case when p_blameless[array_position(p_deferred, o.id)] then o.refused_since
+                              else coalesce(o.refused_since, p_now) end,
          next_attempt_at = p_now + relayforge.backoff(
-           case when d.blameless then p_backoff_base else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
-    from unnest(p_deferred, p_errors, p_blameless) d(id, error, blameless)
-   where o.id = d.id;
+           case when p_blameless[array_position(p_deferred, o.id)] then p_backoff_base
+                else greatest(p_backoff_base, p_now - o.refused_since) end, p_backoff_cap, 1)
+   where o.id = any (p_deferred);
 end $$;
 comment on function relayforge.settle_outbox is 'Removes what the broker has confirmed and puts off the rest with its error.';
 grant execute on function relayforge.settle_outbox to relayforge_relay;

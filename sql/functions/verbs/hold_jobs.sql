@@ -35,7 +35,7 @@ begin
                    end order by i.job_id)
     into v_job_ids, v_attempts, v_outcomes
     from (select distinct u.job_id from unnest(p_job_ids) u(job_id)) i
-    left join open_jobs o on o.job_id = i.job_id
+    left join lateral (select o.job_id, o.state, o.attempt from open_jobs o where o.job_id = i.job_id offset 0) o on true
     left join jobs j on j.id = i.job_id;
 
   perform relayforge.audit_jobs(p_actor, 'hold_jobs', p_reason, v_job_ids, v_outcomes, 'held', v_attempts, p_now);

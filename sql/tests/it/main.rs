@@ -17,6 +17,7 @@ mod lifecycle_model;
 mod migrator;
 mod outbox;
 mod partitions;
+mod plans;
 mod policies;
 mod quota;
 mod races;
