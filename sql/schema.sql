@@ -264,9 +264,15 @@ begin
              i.correlation_id, i.headers, i.body, i.trace_context, g.ord,
              sum(octet_length(i.body)) over (order by g.ord rows between unbounded preceding and 1 preceding) as bytes_before
         from generate_series(1, cardinality(v_ids)) as g(ord)
-        left join webhook_inbox i on i.id = v_event_ids[g.ord] and i.id >= v_first and i.id <= v_last
-        left join tenants t on t.id = i.tenant_id
-        left join sources s on s.name = i.source
+        -- Each by its key (lock_runs says why): between the first event and the last may be all of the inbox.
+        left join lateral (
+          select i.tenant_id, i.source, i.event_type, i.provider_event_id, i.correlation_id, i.headers, i.body, i.trace_context
+            from webhook_inbox i
+           where i.id = v_event_ids[g.ord] and i.id >= v_first and i.id <= v_last
+          offset 0
+        ) i on true
+        left join lateral (select t.slug from tenants t where t.id = i.tenant_id offset 0) t on true
+        left join lateral (select s.kind from sources s where s.name = i.source offset 0) s on true
     ) q
    where coalesce(q.bytes_before, 0) < c_most_bytes
    order by q.ord;
@@ -281,23 +287,25 @@ CREATE PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-  v_sorted uuid[];
+  v_attempts smallint[];
+  v_started timestamptz[];
 begin
   p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
-  -- The partitions of jobs between the first and the last are all that is looked into.
-  select array_agg(i.job_id order by i.job_id) into v_sorted from unnest(p_job_ids) i(job_id);
+  -- By id, so that a job's place is found by halves.
   with ended as (
     delete from open_jobs o
      where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
-  ), written as (
-    update jobs j
-       set outcome = 'succeeded', attempts = e.attempt, started_at = e.started_at, finished_at = p_now
-      from ended e
-     where j.id = e.job_id and j.id >= v_sorted[1] and j.id <= v_sorted[cardinality(v_sorted)]
-    returning j.id
   )
-  select coalesce(array_agg(w.id), '{}') into p_completed from written w;
+  select coalesce(array_agg(e.job_id order by e.job_id), '{}'), array_agg(e.attempt order by e.job_id),
+         array_agg(e.started_at order by e.job_id)
+    into p_completed, v_attempts, v_started
+    from ended e;
+  -- The partitions of jobs between the first and the last are all that is looked into.
+  update jobs j
+     set outcome = 'succeeded', attempts = v_attempts[width_bucket(j.id, p_completed)],
+         started_at = v_started[width_bucket(j.id, p_completed)], finished_at = p_now
+   where j.id = any (p_completed) and j.id >= p_completed[1] and j.id <= p_completed[cardinality(p_completed)];
 end $$;
 COMMENT ON PROCEDURE relayforge.complete_jobs(IN p_job_ids uuid[], IN p_run_ids uuid[], INOUT p_completed uuid[], IN p_now timestamp with time zone, INOUT p_busy uuid[]) IS 'Ends runs that succeeded; returns the jobs whose current run it was, and those that somebody else holds: ask again.';
 CREATE FUNCTION relayforge.configure_upkeep(p_partition_interval text, p_inbox_days integer, p_jobs_days integer, p_dedup_window interval, p_hash_window interval, p_default_daily_quota bigint) RETURNS boolean
@@ -807,8 +815,8 @@ begin
     from unnest(p_failed, v_attempts, v_errors) i(job_id, attempt, error);
   update open_jobs o
      set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null,
-         due_at = v_dues[array_position(p_failed, o.job_id)]
-   where o.job_id = any (p_failed) and v_dues[array_position(p_failed, o.job_id)] is not null;
+         due_at = v_dues[width_bucket(o.job_id, p_failed)]
+   where o.job_id = any (p_failed) and v_dues[width_bucket(o.job_id, p_failed)] is not null;
   perform relayforge.dead_letter_jobs(array_agg(i.job_id), array_agg(i.cause), array_agg(i.error), p_now)
      from unnest(p_failed, v_causes, v_errors) i(job_id, cause, error)
     where i.cause is not null
@@ -2055,7 +2063,13 @@ begin
     from (
       select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
         from generate_series(1, cardinality(p_job_ids)) as g(ord)
-        left join jobs j on j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+        -- Each by its key (lock_runs says why): between the first job and the last may be all of the jobs.
+        left join lateral (
+          select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
+            from jobs j
+           where j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+          offset 0
+        ) j on true
        order by g.ord
     ) q;
   v_first := v_events[1];
@@ -2064,9 +2078,14 @@ begin
   select v_outcomes[g.ord], v_run_ids[g.ord], v_tenant_ids[g.ord], t.slug, v_sources[g.ord], s.kind, v_kinds[g.ord],
          v_event_ids[g.ord], v_event_types[g.ord], e.provider_event_id, v_correlation_ids[g.ord], e.headers, e.body, e.trace_context
     from generate_series(1, cardinality(p_job_ids)) as g(ord)
-    left join webhook_inbox e on e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
-    left join tenants t on t.id = v_tenant_ids[g.ord]
-    left join sources s on s.name = v_sources[g.ord]
+    left join lateral (
+      select e.provider_event_id, e.headers, e.body, e.trace_context
+        from webhook_inbox e
+       where e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
+      offset 0
+    ) e on true
+    left join lateral (select t.slug from tenants t where t.id = v_tenant_ids[g.ord] offset 0) t on true
+    left join lateral (select s.kind from sources s where s.name = v_sources[g.ord] offset 0) s on true
    order by g.ord;
 end $$;
 COMMENT ON FUNCTION relayforge.start_jobs(p_job_ids uuid[], p_attempts integer[], p_lease interval, p_max_starts integer, p_now timestamp with time zone) IS 'Starts the runs that messages ask for; answers each with its outcome and, where started, the run id and the event.';

@@ -17,24 +17,26 @@ set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_sorted uuid[];
+  v_attempts smallint[];
+  v_started timestamptz[];
 begin
   p_busy := relayforge.lock_runs(p_job_ids, p_run_ids);
 
-  -- The partitions of jobs between the first and the last are all that is looked into.
-  select array_agg(i.job_id order by i.job_id) into v_sorted from unnest(p_job_ids) i(job_id);
+  -- By id, so that a job's place is found by halves.
   with ended as (
     delete from open_jobs o
      where o.job_id = any (p_job_ids) and o.run_id = any (p_run_ids) and o.job_id <> all (p_busy)
     returning o.job_id, o.attempt, o.started_at
-  ), written as (
-    update jobs j
-       set outcome = 'succeeded', attempts = e.attempt, started_at = e.started_at, finished_at = p_now
-      from ended e
-     where j.id = e.job_id and j.id >= v_sorted[1] and j.id <= v_sorted[cardinality(v_sorted)]
-    returning j.id
   )
-  select coalesce(array_agg(w.id), '{}') into p_completed from written w;
+  select coalesce(array_agg(e.job_id order by e.job_id), '{}'), array_agg(e.attempt order by e.job_id),
+         array_agg(e.started_at order by e.job_id)
+    into p_completed, v_attempts, v_started
+    from ended e;
+  -- The partitions of jobs between the first and the last are all that is looked into.
+  update jobs j
+     set outcome = 'succeeded', attempts = v_attempts[width_bucket(j.id, p_completed)],
+         started_at = v_started[width_bucket(j.id, p_completed)], finished_at = p_now
+   where j.id = any (p_completed) and j.id >= p_completed[1] and j.id <= p_completed[cardinality(p_completed)];
 end $$;
 comment on procedure relayforge.complete_jobs is 'Ends runs that succeeded; returns the jobs whose current run it was, and those that somebody else holds: ask again.';
 grant execute on procedure relayforge.complete_jobs to relayforge_consumer;

@@ -77,8 +77,8 @@ begin
 
   update open_jobs o
      set state = 'retrying', attempt = o.attempt + 1, starts = 0, run_id = null, lease_until = null,
-         due_at = v_dues[array_position(p_failed, o.job_id)]
-   where o.job_id = any (p_failed) and v_dues[array_position(p_failed, o.job_id)] is not null;
+         due_at = v_dues[width_bucket(o.job_id, p_failed)]
+   where o.job_id = any (p_failed) and v_dues[width_bucket(o.job_id, p_failed)] is not null;
 
   perform relayforge.dead_letter_jobs(array_agg(i.job_id), array_agg(i.cause), array_agg(i.error), p_now)
      from unnest(p_failed, v_causes, v_errors) i(job_id, cause, error)

@@ -119,7 +119,13 @@ begin
     from (
       select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
         from generate_series(1, cardinality(p_job_ids)) as g(ord)
-        left join jobs j on j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+        -- Each by its key (lock_runs says why): between the first job and the last may be all of the jobs.
+        left join lateral (
+          select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
+            from jobs j
+           where j.id = p_job_ids[g.ord] and v_run_ids[g.ord] is not null and j.id >= v_first and j.id <= v_last
+          offset 0
+        ) j on true
        order by g.ord
     ) q;
   v_first := v_events[1];
@@ -128,9 +134,14 @@ begin
   select v_outcomes[g.ord], v_run_ids[g.ord], v_tenant_ids[g.ord], t.slug, v_sources[g.ord], s.kind, v_kinds[g.ord],
          v_event_ids[g.ord], v_event_types[g.ord], e.provider_event_id, v_correlation_ids[g.ord], e.headers, e.body, e.trace_context
     from generate_series(1, cardinality(p_job_ids)) as g(ord)
-    left join webhook_inbox e on e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
-    left join tenants t on t.id = v_tenant_ids[g.ord]
-    left join sources s on s.name = v_sources[g.ord]
+    left join lateral (
+      select e.provider_event_id, e.headers, e.body, e.trace_context
+        from webhook_inbox e
+       where e.id = v_event_ids[g.ord] and e.id >= v_first and e.id <= v_last
+      offset 0
+    ) e on true
+    left join lateral (select t.slug from tenants t where t.id = v_tenant_ids[g.ord] offset 0) t on true
+    left join lateral (select s.kind from sources s where s.name = v_sources[g.ord] offset 0) s on true
    order by g.ord;
 end $$;
 comment on function relayforge.start_jobs is 'Starts the runs that messages ask for; answers each with its outcome and, where started, the run id and the event.';

@@ -80,9 +80,15 @@ begin
              i.correlation_id, i.headers, i.body, i.trace_context, g.ord,
              sum(octet_length(i.body)) over (order by g.ord rows between unbounded preceding and 1 preceding) as bytes_before
         from generate_series(1, cardinality(v_ids)) as g(ord)
-        left join webhook_inbox i on i.id = v_event_ids[g.ord] and i.id >= v_first and i.id <= v_last
-        left join tenants t on t.id = i.tenant_id
-        left join sources s on s.name = i.source
+        -- Each by its key (lock_runs says why): between the first event and the last may be all of the inbox.
+        left join lateral (
+          select i.tenant_id, i.source, i.event_type, i.provider_event_id, i.correlation_id, i.headers, i.body, i.trace_context
+            from webhook_inbox i
+           where i.id = v_event_ids[g.ord] and i.id >= v_first and i.id <= v_last
+          offset 0
+        ) i on true
+        left join lateral (select t.slug from tenants t where t.id = i.tenant_id offset 0) t on true
+        left join lateral (select s.kind from sources s where s.name = i.source offset 0) s on true
     ) q
    where coalesce(q.bytes_before, 0) < c_most_bytes
    order by q.ord;
