@@ -5,29 +5,33 @@ COMMENT ON SCHEMA store IS 'Tables of Relayforge. Only functions of schema relay
 CREATE FUNCTION relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now timestamp with time zone DEFAULT clock_timestamp()) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'store', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 declare
   v_job_ids uuid[];
   v_reasons text[];
 begin
-  perform 1
-     from open_jobs j
-    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target in ('jobs', 'retries'))
-    order by j.job_id
-      for no key update;
+  -- The target is looked at last: an index begins with it, and has all messages of a target.
+  select array_agg(o.job_id) filter (where o.target in ('jobs', 'retries')) into v_job_ids
+    from outbox_messages o
+   where o.id = any (p_ids);
+  perform 1 from open_jobs j where j.job_id = any (v_job_ids) order by j.job_id for no key update;
   -- Only now, with the jobs locked: one that has started or was cancelled meanwhile is let be.
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
    cross join lateral (
-     select o.job_id, o.attempt from outbox_messages o where o.id = a.id and o.target in ('jobs', 'retries') offset 0
+     select o.job_id, o.attempt, o.target from outbox_messages o where o.id = a.id offset 0
    ) o
    cross join lateral (
      select 1
        from open_jobs j
       where j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held')
      offset 0
-   ) j;
+   ) j
+   where o.target in ('jobs', 'retries');
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
   end if;
@@ -227,8 +231,8 @@ declare
   v_last uuid;
 begin
   select array_agg(c.id), array_agg(c.job_id), array_agg(c.event_id), array_agg(c.attempt), array_agg(c.next_attempt_at),
-         array_agg(c.attempts), array_agg(c.refused_since), array_agg(c.event_id order by c.event_id)
-    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused, v_events
+         array_agg(c.attempts), array_agg(c.refused_since)
+    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused
     from (
       select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
         from outbox_messages o
@@ -250,6 +254,8 @@ begin
       left join jobs j on j.id = i.job_id;
   end if;
   -- The partitions between the first and the last event are all that is opened.
+  -- Not in the statement above: beside an aggregate with an order of its own, PostgreSQL 16 gives all others that order, too.
+  select array_agg(e.id order by e.id) into v_events from unnest(v_event_ids) e(id);
   v_first := v_events[1];
   v_last := v_events[cardinality(v_events)];
   return query
@@ -2058,8 +2064,8 @@ begin
   v_first := v_started[1];
   v_last := v_started[cardinality(v_started)];
   select array_agg(q.tenant_id), array_agg(q.source), array_agg(q.kind), array_agg(q.event_id), array_agg(q.event_type),
-         array_agg(q.correlation_id), array_agg(q.event_id order by q.event_id) filter (where q.event_id is not null)
-    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids, v_events
+         array_agg(q.correlation_id)
+    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids
     from (
       select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
         from generate_series(1, cardinality(p_job_ids)) as g(ord)
@@ -2072,6 +2078,8 @@ begin
         ) j on true
        order by g.ord
     ) q;
+  -- Not in the statement above: beside an aggregate with an order of its own, PostgreSQL 16 gives all others that order, too.
+  select array_agg(e.id order by e.id) into v_events from unnest(v_event_ids) e(id) where e.id is not null;
   v_first := v_events[1];
   v_last := v_events[cardinality(v_events)];
   return query

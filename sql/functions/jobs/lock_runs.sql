@@ -1,6 +1,7 @@
 -- Locks the open jobs among p_job_ids, by id, and returns those that somebody else holds: an operator's open transaction,
 -- for example. They are not waited for, because everybody else's outcomes and leases would wait too. With p_run_ids
--- only jobs whose current run is among them. Not granted to anybody.
+-- only jobs whose current run is among them: a run's id is one job's alone, so nobody looks which stands beside which. Not
+-- granted to anybody.
 --
 -- This and all that find open jobs or outbox rows by a list of keys say "key = any (array)" or look each up in a lateral
 -- subquery. A join could be planned the other way round, all of the table against the list: that is cheapest where the plan is

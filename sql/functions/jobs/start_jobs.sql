@@ -114,8 +114,8 @@ begin
   v_first := v_started[1];
   v_last := v_started[cardinality(v_started)];
   select array_agg(q.tenant_id), array_agg(q.source), array_agg(q.kind), array_agg(q.event_id), array_agg(q.event_type),
-         array_agg(q.correlation_id), array_agg(q.event_id order by q.event_id) filter (where q.event_id is not null)
-    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids, v_events
+         array_agg(q.correlation_id)
+    into v_tenant_ids, v_sources, v_kinds, v_event_ids, v_event_types, v_correlation_ids
     from (
       select j.tenant_id, j.source, j.kind, j.event_id, j.event_type, j.correlation_id
         from generate_series(1, cardinality(p_job_ids)) as g(ord)
@@ -128,6 +128,8 @@ begin
         ) j on true
        order by g.ord
     ) q;
+  -- Not in the statement above: beside an aggregate with an order of its own, PostgreSQL 16 gives all others that order, too.
+  select array_agg(e.id order by e.id) into v_events from unnest(v_event_ids) e(id) where e.id is not null;
   v_first := v_events[1];
   v_last := v_events[cardinality(v_events)];
   return query

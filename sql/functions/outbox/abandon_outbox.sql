@@ -5,29 +5,33 @@ create function relayforge.abandon_outbox(p_ids uuid[], p_reasons text[], p_now 
 returns void
 language plpgsql security definer
 set search_path = store, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_job_ids uuid[];
   v_reasons text[];
 begin
-  perform 1
-     from open_jobs j
-    where j.job_id in (select o.job_id from outbox_messages o where o.id = any (p_ids) and o.target in ('jobs', 'retries'))
-    order by j.job_id
-      for no key update;
+  -- The target is looked at last: an index begins with it, and has all messages of a target.
+  select array_agg(o.job_id) filter (where o.target in ('jobs', 'retries')) into v_job_ids
+    from outbox_messages o
+   where o.id = any (p_ids);
+  perform 1 from open_jobs j where j.job_id = any (v_job_ids) order by j.job_id for no key update;
   -- Only now, with the jobs locked: one that has started or was cancelled meanwhile is let be.
   select array_agg(o.job_id), array_agg(a.reason)
     into v_job_ids, v_reasons
     from unnest(p_ids, p_reasons) a(id, reason)
    cross join lateral (
-     select o.job_id, o.attempt from outbox_messages o where o.id = a.id and o.target in ('jobs', 'retries') offset 0
+     select o.job_id, o.attempt, o.target from outbox_messages o where o.id = a.id offset 0
    ) o
    cross join lateral (
      select 1
        from open_jobs j
       where j.job_id = o.job_id and j.attempt = o.attempt and j.state in ('queued', 'retrying', 'held')
      offset 0
-   ) j;
+   ) j
+   where o.target in ('jobs', 'retries');
   if v_job_ids is not null then
     perform relayforge.dead_letter_jobs(v_job_ids, array_fill('unpublishable'::text, array[cardinality(v_job_ids)]), v_reasons, p_now);
   end if;

@@ -42,8 +42,8 @@ declare
   v_last uuid;
 begin
   select array_agg(c.id), array_agg(c.job_id), array_agg(c.event_id), array_agg(c.attempt), array_agg(c.next_attempt_at),
-         array_agg(c.attempts), array_agg(c.refused_since), array_agg(c.event_id order by c.event_id)
-    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused, v_events
+         array_agg(c.attempts), array_agg(c.refused_since)
+    into v_ids, v_job_ids, v_event_ids, v_attempts, v_dues, v_tries, v_refused
     from (
       select o.id, o.job_id, o.event_id, o.attempt, o.next_attempt_at, o.attempts, o.refused_since
         from outbox_messages o
@@ -65,6 +65,8 @@ begin
       left join jobs j on j.id = i.job_id;
   end if;
   -- The partitions between the first and the last event are all that is opened.
+  -- Not in the statement above: beside an aggregate with an order of its own, PostgreSQL 16 gives all others that order, too.
+  select array_agg(e.id order by e.id) into v_events from unnest(v_event_ids) e(id);
   v_first := v_events[1];
   v_last := v_events[cardinality(v_events)];
 

@@ -10,7 +10,10 @@ use sql::jobs::{
 use sql::testing::TestDb;
 use uuid::Uuid;
 
-use crate::support::{LEASE, POLICY, consumer, count, failure, hook, new_job, start, start_bounded, started};
+use crate::support::{
+    LEASE, POLICY, accepted, api, consumer, count, failure, hook, ingest, new_job, start, start_bounded,
+    started,
+};
 
 /// As if that much time had passed for the lease.
 async fn expire_leases(db: &TestDb) {
@@ -19,6 +22,59 @@ async fn expire_leases(db: &TestDb) {
         .execute("update store.open_jobs set lease_until = clock_timestamp() - interval '1 second' where run_id is not null", &[])
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn each_start_is_answered_with_its_own_event_in_whatever_order_they_are_asked_for() {
+    let db = TestDb::create().await;
+    let hooks: Vec<_> = (0..6).map(|n| hook(&format!("e{n}"))).collect();
+    let ingested = ingest(&api(&db).await, &hooks).await;
+    let ids: Vec<_> = ingested.iter().map(accepted).collect();
+    let mut asks: Vec<JobAttempt> = ids
+        .iter()
+        .map(|ids| JobAttempt {
+            job_id: ids.job_id.unwrap(),
+            attempt: 1,
+        })
+        .collect();
+    asks.reverse();
+    asks.swap(0, 3);
+    // What starts nothing stands between them.
+    asks.insert(
+        2,
+        JobAttempt {
+            job_id: Uuid::from_u128(7),
+            attempt: 1,
+        },
+    );
+    asks[4].attempt = 2;
+    let client = consumer(&db).await;
+    let answers = start_jobs(&client, &asks, Duration::from_secs(60), 5)
+        .await
+        .unwrap();
+    for (n, (ask, answer)) in asks.iter().zip(answers).enumerate() {
+        match answer {
+            Start::Started(job) => {
+                assert_eq!(job.run.job_id, ask.job_id);
+                let ids = ids.iter().find(|ids| ids.job_id == Some(ask.job_id)).unwrap();
+                assert_eq!(job.event_id, ids.event_id, "{n}");
+                let run: Uuid = db
+                    .owner()
+                    .await
+                    .query_one(
+                        "select run_id from store.open_jobs where job_id = $1",
+                        &[&ask.job_id],
+                    )
+                    .await
+                    .unwrap()
+                    .get(0);
+                assert_eq!(job.run.run_id, run, "{n}");
+            }
+            Start::Unknown => assert_eq!(n, 2),
+            Start::Stale => assert_eq!(n, 4),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
