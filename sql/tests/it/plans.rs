@@ -28,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A connection whose plans were made on tables that have been emptied, and the ids of the jobs that came after.
 async fn planned_on_empty(db: &TestDb, role: &str, calls: Calls) -> (Object, Vec<Uuid>) {
     let owner = db.owner().await;
-    for table in ["store.outbox_messages"] {
+    for table in ["store.open_jobs", "store.outbox_messages"] {
         owner.batch_execute(&format!("vacuum {table}")).await.unwrap();
         let rows: f32 = owner
             .query_one(
