@@ -28,7 +28,6 @@ fn with_settings(world: &World) -> Command {
         .env("AMQP__URL", world.broker.amqp_url())
         .env("AMQP__PREFIX", world.broker.prefix())
         .env("CONSUMER__LISTEN", "127.0.0.1:0")
-        .env("CONSUMER__LEASE_MS", "1000")
         .stdout(Stdio::piped());
     command
 }
@@ -155,7 +154,7 @@ async fn a_process_that_dies_in_a_job_loses_nothing() {
     let mut world = World::new().await;
     world.carry();
     let mut command = with_settings(&world);
-    command.stdout(Stdio::null());
+    command.env("CONSUMER__LEASE_MS", "1000").stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
     let job_id = world.job("chaos", json!({ "exit": 7 })).await;
     let status = in_time("the job ends its process", child.wait()).await.unwrap();
