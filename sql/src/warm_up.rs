@@ -33,7 +33,7 @@ pub enum Calls {
     Consumer,
 }
 
-/// Opens so many connections of the pool and has each make the calls with nothing to do, once the database is there; ends
+/// Opens so many connections of the pool, or all that it may have, and has each make the calls with nothing to do, once the database is there; ends
 /// then, or at `stop`. Whoever needs a connection earlier opens it as ever.
 pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: CancellationToken) {
     loop {
@@ -58,6 +58,7 @@ pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: Cancell
 }
 
 async fn try_warm_up(pool: &Pool, connections: usize, calls: Calls) -> Result<(), DbError> {
+    let connections = connections.min(pool.status().max_size);
     // All are held until each is there: else one would be opened and used again.
     let all_are_open = Barrier::new(connections);
     let one = || async {

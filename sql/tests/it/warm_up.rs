@@ -36,6 +36,15 @@ async fn each_role_opens_its_connections_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_pool_of_fewer_connections_opens_those() {
+    let db = TestDb::create().await;
+    let pool = db.pool("relayforge_relay");
+    pool.resize(2);
+    warm_up(pool.clone(), 5, Calls::Relay, CancellationToken::new()).await;
+    assert_eq!((pool.status().size, pool.status().available), (2, 2));
+}
+
+#[tokio::test]
 async fn a_database_that_is_not_migrated_is_waited_for_until_the_stop() {
     let db = TestDb::create_empty().await;
     let stop = CancellationToken::new();
