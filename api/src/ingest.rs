@@ -21,7 +21,7 @@ use sql::Pool;
 use sql::ingest::{Fingerprint, IngestRules, Ingested, NewWebhook};
 use sql::outbox::wake_relays;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -41,6 +41,10 @@ const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Least time between two calls that wake relays: under load they are awake, and each call costs what a webhook does.
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a lane that has nothing to do keeps its connection: at any rate that matters the next batch goes to the server
+/// process that has all at hand. There are fewer lanes than connections, so that the waker and all others have some left.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Why a webhook is refused: shown to its sender.
 const AWAY: &str = "the database is away";
@@ -180,11 +184,16 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
     let mut kept = None;
     loop {
         if !is_ready(&shared, lane) {
-            kept = None;
             committed.answer();
             committed = Committed::default();
+            let ready = async {
+                if timeout(KEPT_FOR, until_ready(&shared, lane)).await.is_err() {
+                    kept = None;
+                    until_ready(&shared, lane).await;
+                }
+            };
             tokio::select! {
-                () = until_ready(&shared, lane) => {}
+                () = ready => {}
                 () = stop.cancelled() => return queue::refuse_all(shared.queue.close(), ENDING),
             }
         }

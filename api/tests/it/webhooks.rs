@@ -1,5 +1,7 @@
 //! The answers to `POST /webhooks/…`: a case for each row of the table in docs and for each wrong request.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use chrono::Utc;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -304,4 +306,38 @@ async fn sixty_four_senders_with_the_same_events_make_each_job_once() {
     assert_eq!(created, 10);
     assert_eq!(app.count("select count(*) from store.jobs").await, 10);
     assert_eq!(app.count("select count(*) from store.webhook_inbox").await, 640);
+}
+
+/// Each has at hand what another would have to fetch; and between any two webhooks, relays are woken by another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_in_a_row_go_through_one_server_process() {
+    let app = App::start().await.ready().await;
+    app.execute(
+        "create table public.seen (pid integer);
+         grant insert on public.seen to public;
+         create function public.see() returns trigger language plpgsql as
+           $$ begin insert into public.seen values (pg_backend_pid()); return null; end $$;
+         create trigger see after insert on store.webhook_inbox for each row execute function public.see()",
+    )
+    .await;
+    for id in 0..40 {
+        assert_eq!(answer(app.generic(&format!("row-{id}"))).await.0, 202);
+    }
+    assert_eq!(app.count("select count(*) from public.seen").await, 40);
+    assert_eq!(app.count("select count(distinct pid) from public.seen").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_keeps_its_connection_leaves_one_to_others() {
+    let app = App::start_with(&[("DATABASE__MAX_CONNECTIONS", "2")])
+        .await
+        .ready()
+        .await;
+    let sent = AtomicU32::new(0);
+    wait_until("traffic is written while webhooks come", async || {
+        let id = sent.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(answer(app.generic(&format!("kept-{id}"))).await.0, 202);
+        app.count("select count(*) from store.traffic_minutes").await > 0
+    })
+    .await;
 }
