@@ -181,6 +181,7 @@ impl Summary<'_> {
             ("memory", machine.memory.clone()),
             ("kernel", format!("Linux {}", machine.kernel)),
             ("TCP congestion control", machine.congestion.clone()),
+            ("huge pages", machine.huge_pages.clone()),
             ("PostgreSQL", arguments.postgres.clone()),
             ("RabbitMQ", arguments.rabbitmq.clone()),
             ("commit", arguments.commit.clone()),

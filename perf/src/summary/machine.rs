@@ -11,6 +11,8 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     /// The TCP congestion control that new connections begin with.
     pub(super) congestion: String,
+    /// Huge pages in use: nearly always PostgreSQL's shared memory, or none.
+    pub(super) huge_pages: String,
 }
 
 impl Machine {
@@ -28,8 +30,18 @@ impl Machine {
             memory: known(kibibytes.map(|kibibytes| format!("{:.1} GiB", kibibytes / f64::from(1 << 20)))),
             kernel: known(line("/proc/sys/kernel/osrelease")),
             congestion: known(line("/proc/sys/net/ipv4/tcp_congestion_control")),
+            huge_pages: known(huge_pages()),
         }
     }
+}
+
+fn huge_pages() -> Option<String> {
+    let count = |name| member("/proc/meminfo", name)?.parse::<u64>().ok();
+    let used = count("HugePages_Total")?.checked_sub(count("HugePages_Free")?)?;
+    Some(match used {
+        0 => "none in use".to_owned(),
+        used => format!("{used} of {} in use", member("/proc/meminfo", "Hugepagesize")?),
+    })
 }
 
 /// What stands behind `name:` on its first line of a file.
