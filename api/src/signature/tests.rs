@@ -99,6 +99,16 @@ fn generic_is_hex_of_either_case_with_or_without_prefix() {
 }
 
 #[test]
+fn each_digit_counts() {
+    for place in 0..ORDER_HEX.len() {
+        let mut value = ORDER_HEX.as_bytes().to_vec();
+        value[place] = if value[place] == b'0' { b'1' } else { b'0' };
+        let answer = generic(value, &[ORDER_SECRET]);
+        assert_eq!(answer, Err(SignatureError::Mismatch), "digit {place}");
+    }
+}
+
+#[test]
 fn github_needs_its_prefix_and_the_raw_body() {
     assert_eq!(github(format!("sha256={PUSH_HEX}"), PUSH), FIRST);
     assert_eq!(github(format!("sha256={}", PUSH_HEX.to_uppercase()), PUSH), FIRST);
