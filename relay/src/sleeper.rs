@@ -61,8 +61,8 @@ async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbE
     let mut due = Backoff::new(PAUSE_WHEN_DUE, config.relay.poll());
     loop {
         // While all lanes work there is nothing to sleep for. The sender is in `shared`: waiting can't fail.
-        let _ = rounds.wait_for(|rounds| rounds.idle > 0).await.map(drop);
-        let _ = tokio::time::timeout(PATIENCE, rounds.wait_for(|rounds| rounds.idle == lanes))
+        let _ = rounds.wait_for(|rounds| rounds.idle() > 0).await.map(drop);
+        let _ = tokio::time::timeout(PATIENCE, rounds.wait_for(|rounds| rounds.idle() == lanes))
             .await
             .map(drop);
         let wait = match looks.say_and_look(shared, relay_id, config.relay.poll()).await {
@@ -78,7 +78,8 @@ async fn sleep_and_wake(shared: &Shared, config: &Config, relay_id: Uuid) -> DbE
         };
         tokio::select! {
             notified = listener.next() => match notified {
-                Some(_) => shared.next_round(),
+                // The look that follows finds what else is due.
+                Some(_) => shared.next_likely_round(),
                 None => return DbError::Unavailable("the listening connection was lost".to_owned()),
             },
             // What falls due now is found by the next look.
