@@ -43,7 +43,7 @@ const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a lane that has nothing to do keeps its connection: at any rate that matters the next batch goes to the server
-/// process that has all at hand. There are fewer lanes than connections, so that the waker and all others have some left.
+/// process that has all at hand. Where there are too few connections for lanes beside all others, none is kept.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Why a webhook is refused: shown to its sender.
@@ -107,6 +107,7 @@ struct Shared {
     guess: Guess,
     /// Wakes the relays after a commit, off the answers' path.
     committed: Notify,
+    kept_for: Duration,
 }
 
 /// Where handlers hand in what they have verified. Clones share one queue.
@@ -114,7 +115,7 @@ struct Shared {
 pub struct Ingest(Arc<Shared>);
 
 impl Ingest {
-    /// A batcher with `lanes` connections at the most; its tasks run on `tasks` until `stop`.
+    /// A batcher with `lanes` connections at the most, and one at the least; its tasks run on `tasks` until `stop`.
     pub fn start(
         pool: Pool,
         config: IngestConfig,
@@ -132,6 +133,7 @@ impl Ingest {
             locked: LockedTenants::default(),
             guess: Guess::default(),
             committed: Notify::new(),
+            kept_for: if lanes > 0 { KEPT_FOR } else { Duration::ZERO },
         });
         for lane in 0..lanes.max(1) {
             tasks.spawn(run_lane(Arc::clone(&shared), lane, stop.clone()));
@@ -187,7 +189,10 @@ async fn run_lane(shared: Arc<Shared>, lane: u16, stop: CancellationToken) {
             committed.answer();
             committed = Committed::default();
             let ready = async {
-                if timeout(KEPT_FOR, until_ready(&shared, lane)).await.is_err() {
+                if timeout(shared.kept_for, until_ready(&shared, lane))
+                    .await
+                    .is_err()
+                {
                     kept = None;
                     until_ready(&shared, lane).await;
                 }

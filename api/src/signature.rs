@@ -13,7 +13,7 @@
 //! libraries write GitHub's form; it names the only algorithm there is, so nothing is negotiated by it.
 //!
 //! What a sender can learn from timing is whether its header was well-formed, which it knew. Digests are compared in
-//! constant time over bytes, and every secret is tried even after one has matched.
+//! constant time over all bytes, and every secret is tried even after one has matched.
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +48,8 @@ const MAX_TIMESTAMP_DIGITS: usize = 12;
 
 const DIGEST_BYTES: usize = 32;
 type Digest = [u8; DIGEST_BYTES];
+// Compared in words, with nothing left over.
+const _: () = assert!(DIGEST_BYTES.is_multiple_of(size_of::<u64>()));
 
 /// A secret made ready for verification: make it once for each secret version and keep it. `Debug` shows nothing.
 #[derive(Clone)]

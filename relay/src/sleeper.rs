@@ -23,7 +23,8 @@ const PAUSE_WHEN_DUE: Duration = Duration::from_millis(100);
 /// Bound of the last call, at the end.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How long the sleeper waits for all first lanes; one that hangs on its broker must not hold up the others' wake-up.
+/// How long the sleeper waits for all first lanes; one that hangs on its broker must not hold up the others' wake-up, and a
+/// message of a target that had none lately waits no longer than this for the look that finds it.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Sleeps for all lanes until the relay stops.

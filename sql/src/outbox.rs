@@ -46,7 +46,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// All targets. They never wait for each other.
+    /// All targets. None waits for another's messages.
     pub const ALL: [Self; 4] = [Self::Jobs, Self::Retries, Self::Events, Self::Dlq];
 
     /// As in the column `target`.

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use futures_util::future::join_all;
-use tokio::sync::Barrier;
+use futures_util::future::{join_all, try_join_all};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +32,7 @@ pub enum Calls {
     Consumer,
 }
 
-/// Opens so many connections of the pool, or all that it may have, and has each make the calls with nothing to do, once the database is there; ends
+/// Opens so many connections of the pool, or all that it may have but one, and has each make the calls with nothing to do, once the database is there; ends
 /// then, or at `stop`. Whoever needs a connection earlier opens it as ever.
 pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: CancellationToken) {
     loop {
@@ -58,12 +57,7 @@ pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: Cancell
 }
 
 async fn try_warm_up(pool: &Pool, connections: usize, calls: Calls) -> Result<(), DbError> {
-    let connections = connections.min(pool.status().max_size);
-    // All are held until each is there: else one would be opened and used again.
-    let all_are_open = Barrier::new(connections);
-    let one = || async {
-        let client = pool.get().await?;
-        all_are_open.wait().await;
+    let one = async |client: Object| {
         match timeout(CALL_TIMEOUT, make(&client, calls)).await {
             Ok(made) => made,
             Err(_) => {
@@ -74,10 +68,12 @@ async fn try_warm_up(pool: &Pool, connections: usize, calls: Calls) -> Result<()
         }
     };
     check_in(pool).await?;
+    let connections = connections.min(pool.status().max_size.saturating_sub(1)).max(1);
+    // All are there before the first call: else one would be used again in place of opening another. If one is not to be had,
+    // none is held, as others wait for them.
+    let opened = try_join_all((0..connections).map(|_| pool.get())).await?;
     // Each to its end: what is dropped in the middle of a call would go back with the call still running.
-    let ended = timeout(CALL_TIMEOUT * 2, join_all((0..connections).map(|_| one()))).await;
-    let ended = ended.map_err(|_| DbError::Unavailable("no connections in time".to_owned()))?;
-    ended.into_iter().collect()
+    join_all(opened.into_iter().map(one)).await.into_iter().collect()
 }
 
 async fn make(client: &Object, calls: Calls) -> Result<(), DbError> {

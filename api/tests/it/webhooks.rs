@@ -328,7 +328,7 @@ async fn webhooks_in_a_row_go_through_one_server_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_keeps_its_connection_leaves_one_to_others() {
+async fn with_the_fewest_connections_a_lane_leaves_them_to_others() {
     let app = App::start_with(&[("DATABASE__MAX_CONNECTIONS", "2")])
         .await
         .ready()
@@ -336,7 +336,7 @@ async fn a_lane_that_keeps_its_connection_leaves_one_to_others() {
     let sent = AtomicU32::new(0);
     wait_until("traffic is written while webhooks come", async || {
         let id = sent.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(answer(app.generic(&format!("kept-{id}"))).await.0, 202);
+        assert_eq!(answer(app.generic(&format!("few-{id}"))).await.0, 202);
         app.count("select count(*) from store.traffic_minutes").await > 0
     })
     .await;

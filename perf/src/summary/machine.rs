@@ -37,10 +37,15 @@ impl Machine {
 
 fn huge_pages() -> Option<String> {
     let count = |name| member("/proc/meminfo", name)?.parse::<u64>().ok();
-    let used = count("HugePages_Total")?.checked_sub(count("HugePages_Free")?)?;
-    Some(match used {
+    // Those that are promised have not been touched yet.
+    let taken =
+        (count("HugePages_Total")? + count("HugePages_Rsvd")?).checked_sub(count("HugePages_Free")?)?;
+    Some(match taken {
         0 => "none in use".to_owned(),
-        used => format!("{used} of {} in use", member("/proc/meminfo", "Hugepagesize")?),
+        taken => format!(
+            "{taken} pages of {} in use",
+            member("/proc/meminfo", "Hugepagesize")?
+        ),
     })
 }
 

@@ -64,6 +64,40 @@ async fn a_sleeping_relay_is_woken() {
     assert_eq!(world.message_ids().await.len(), 20);
 }
 
+/// A notification wakes jobs; what is due for others has to be found by the look that follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_relay_is_woken_for_each_target() {
+    let world = World::new().await;
+    world.loud_source().await;
+    // A broker that has lost nothing: else it is sent everything once more.
+    world.declare().await;
+    world.ingest("loud", 0..2).await;
+    world
+        .execute(
+            "update store.outbox_messages set next_attempt_at = clock_timestamp() + interval '1 hour' where target = 'events';
+             update store.outbox_messages o set next_attempt_at = clock_timestamp() + interval '1 hour', target = t.target
+               from (select id, case row_number() over (order by id) when 1 then 'retries' else 'dlq' end as target
+                       from store.outbox_messages where target = 'jobs') t
+              where o.id = t.id",
+        )
+        .await;
+    let _relay = world.relay(&["--RELAY__POLL_MS=60000"]);
+    for target in ["dlq", "events", "retries"] {
+        let waits = format!("select count(*) from store.outbox_messages where target = '{target}'");
+        assert!(world.count(&waits).await > 0, "{target}");
+        wait_until("it sleeps", async || {
+            world.count("select count(*) from store.relay_sleepers").await == 1
+        })
+        .await;
+        let due = format!(
+            "update store.outbox_messages set next_attempt_at = clock_timestamp() where target = '{target}'"
+        );
+        world.execute(&due).await;
+        world.execute("select relayforge.wake_relays()").await;
+        wait_until(target, async || world.count(&waits).await == 0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_goes_out_when_it_is_due() {
     let world = World::new().await;

