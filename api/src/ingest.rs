@@ -107,6 +107,7 @@ struct Shared {
     guess: Guess,
     /// Wakes the relays after a commit, off the answers' path.
     committed: Notify,
+    /// How long a lane without work keeps its connection.
     kept_for: Duration,
 }
 
