@@ -57,8 +57,8 @@ impl Rounds {
         self.0.iter().filter(|round| round.idle).count()
     }
 
-    /// The lane of `target` has run cycles until one found nothing; the first was in round `number`, and the last that found
-    /// something ended then.
+    /// The lane of `target` has run cycles until one found nothing; the first was in round `number`. If others found something,
+    /// it is taken to have been at `found`.
     fn ended(&mut self, target: Target, number: u64, found: Option<Instant>) {
         for (_, round) in self.each_mut().filter(|(of, _)| *of == target) {
             round.found = found.or(round.found);
@@ -121,7 +121,7 @@ pub(crate) async fn run_first_lane(drain: Arc<Drain>, shared: Shared, mut publis
         };
         shared
             .rounds
-            .send_modify(|rounds| rounds.ended(target, seen, found));
+            .send_modify(|rounds| rounds.ended(target, seen, found.then(Instant::now)));
         tokio::select! {
             () = shared.stop.cancelled() => return,
             // Its sender is in `shared`: it can't fail.
@@ -143,14 +143,10 @@ pub(crate) async fn run_further_lane(drain: Arc<Drain>, shared: Shared, mut publ
     }
 }
 
-/// Runs cycles until one finds nothing; returns when the last that found something ended, if any did. None if the relay stops.
-async fn run_cycles(
-    drain: &Drain,
-    shared: &Shared,
-    publisher: &mut KeptPublisher,
-) -> Option<Option<Instant>> {
+/// Runs cycles until one finds nothing; returns whether any found something. None if the relay stops.
+async fn run_cycles(drain: &Drain, shared: &Shared, publisher: &mut KeptPublisher) -> Option<bool> {
     let mut backoff = backoff();
-    let mut found = None;
+    let mut found = false;
     loop {
         let turn = tokio::select! {
             biased;
@@ -163,7 +159,7 @@ async fn run_cycles(
         match ran {
             Ok(Cycle::Settled(_)) => {
                 backoff.reset();
-                found = Some(Instant::now());
+                found = true;
             }
             Ok(Cycle::Idle) => return Some(found),
             Err(error) => {

@@ -32,8 +32,8 @@ pub enum Calls {
     Consumer,
 }
 
-/// Opens so many connections of the pool, or all that it may have but one, and has each make the calls with nothing to do, once the database is there; ends
-/// then, or at `stop`. Whoever needs a connection earlier opens it as ever.
+/// Opens so many connections of the pool, or all that it may have but one, and has each make the calls with nothing to do, once
+/// the database is there; ends then, or at `stop`. Whoever needs a connection earlier opens it as ever.
 pub async fn warm_up(pool: Pool, connections: usize, calls: Calls, stop: CancellationToken) {
     loop {
         let tried = tokio::select! {

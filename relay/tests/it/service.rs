@@ -54,10 +54,7 @@ async fn a_sleeping_relay_is_woken() {
     let world = World::new().await;
     let _relay = world.relay(&["--RELAY__POLL_MS=60000"]);
     for round in 0..20 {
-        wait_until("it sleeps", async || {
-            world.count("select count(*) from store.relay_sleepers").await == 1
-        })
-        .await;
+        world.relay_sleeps().await;
         world.ingest("generic", round..round + 1).await;
         world.outbox_is_empty().await;
     }
@@ -74,21 +71,17 @@ async fn a_sleeping_relay_is_woken_for_each_target() {
     world.ingest("loud", 0..2).await;
     world
         .execute(
-            "update store.outbox_messages set next_attempt_at = clock_timestamp() + interval '1 hour' where target = 'events';
-             update store.outbox_messages o set next_attempt_at = clock_timestamp() + interval '1 hour', target = t.target
-               from (select id, case row_number() over (order by id) when 1 then 'retries' else 'dlq' end as target
-                       from store.outbox_messages where target = 'jobs') t
-              where o.id = t.id",
+            "update store.outbox_messages set next_attempt_at = clock_timestamp() + interval '1 hour';
+             update store.outbox_messages set target = 'retries' where target = 'jobs';
+             update store.outbox_messages set target = 'dlq'
+              where id = (select id from store.outbox_messages where target = 'retries' limit 1)",
         )
         .await;
     let _relay = world.relay(&["--RELAY__POLL_MS=60000"]);
     for target in ["dlq", "events", "retries"] {
         let waits = format!("select count(*) from store.outbox_messages where target = '{target}'");
         assert!(world.count(&waits).await > 0, "{target}");
-        wait_until("it sleeps", async || {
-            world.count("select count(*) from store.relay_sleepers").await == 1
-        })
-        .await;
+        world.relay_sleeps().await;
         let due = format!(
             "update store.outbox_messages set next_attempt_at = clock_timestamp() where target = '{target}'"
         );
@@ -108,10 +101,7 @@ async fn a_retry_goes_out_when_it_is_due() {
         )
         .await;
     let _relay = world.relay(&["--RELAY__POLL_MS=60000"]);
-    wait_until("it sleeps", async || {
-        world.count("select count(*) from store.relay_sleepers").await == 1
-    })
-    .await;
+    world.relay_sleeps().await;
     assert_eq!(world.count("select count(*) from store.outbox_messages").await, 1);
     world.outbox_is_empty().await;
     let early = "select count(*) from store.job_log l join store.jobs j on j.id = l.job_id

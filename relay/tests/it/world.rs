@@ -187,6 +187,13 @@ impl World {
         .await;
     }
 
+    pub(crate) async fn relay_sleeps(&self) {
+        wait_until("a relay sleeps", async || {
+            self.count("select count(*) from store.relay_sleepers").await == 1
+        })
+        .await;
+    }
+
     /// Message ids on the jobs queue, sorted; the queue is empty afterwards.
     pub(crate) async fn message_ids(&self) -> Vec<String> {
         let messages = self.broker.drain(&self.broker.topology().jobs).await;
